@@ -1,0 +1,5 @@
+"""``python -m tutelage``."""
+
+from .cli.main import main
+
+main()

@@ -1,0 +1,5 @@
+"""``python -m tutelage.cli``."""
+
+from .main import main
+
+main()

@@ -1,0 +1,76 @@
+"""What a recipe needs of each voice, compared with what the voice gives before weights load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .errors import NeedError
+from .recipe import Recipe, Repeat, Stage, Train
+from .schedule import walk
+from .signal import Read, Signal
+
+WHITE_BOX = frozenset({"next", "hidden", "pooled", "sample", "text"})
+"""What a model in this process gives: scores of every category, states, rollouts."""
+
+SCORES = frozenset({"next", "sample", "text"})
+LOG_PROBS = frozenset({"next.top", "sample", "text"})
+"""What a server gives that returns the log-probabilities of a few tokens."""
+
+TEXT = frozenset({"text"})
+"""What a server gives that returns text alone."""
+
+
+def needs(recipe: Recipe) -> dict[str, frozenset[str]]:
+    """Needs by voice name: ``next``, ``next.top``, ``hidden``, ``pooled``, ``sample`` or ``text``."""
+    found: dict[str, set[str]] = {}
+    for stage in stages(recipe.stages):
+        for _, part in walk(stage):
+            if isinstance(part, Signal):
+                tops = getattr(getattr(part, "on", None), "k", None) is not None
+                for read in part.own_reads():
+                    found.setdefault(read.who, set()).add(_need(read, tops))
+            asks = getattr(part, "asks", None)
+            if callable(asks):
+                for who, what in asks():
+                    found.setdefault(who, set()).add(what)
+        for update in stage.updates if isinstance(stage, Train) else ():
+            for slot in update.moves:
+                found.setdefault(slot, set()).add("weights")
+    return {who: frozenset(n) for who, n in sorted(found.items())}
+
+
+def check(recipe: Recipe, gives: Mapping[str, Iterable[str]]) -> None:
+    """Refuse a voice that cannot give what is read of it.
+
+    Raises:
+        NeedError: With the voice, what it gives and what is missing.
+    """
+    for who, wanted in needs(recipe).items():
+        if who not in gives:
+            continue
+        given = set(gives[who])
+        if "next" in given:
+            given.add("next.top")
+        missing = wanted - given - {"weights"}
+        if missing:
+            raise NeedError(
+                f"voice {who!r}",
+                got=f"one that gives {', '.join(sorted(given)) or 'nothing'}",
+                expected=", ".join(sorted(missing)),
+                remedy="Use a teacher in this process or a cache of that kind, or a recipe that needs less.",
+            )
+
+
+def stages(some: Iterable[Stage]) -> Iterable[Stage]:
+    """Every stage, repeated ones once."""
+    for stage in some:
+        if isinstance(stage, Repeat):
+            yield from stages(stage.stages)
+        else:
+            yield stage
+
+
+def _need(read: Read, top: bool) -> str:
+    if read.what == "next":
+        return "next.top" if top else "next"
+    return read.what.split(".")[0]

@@ -1,0 +1,181 @@
+"""Recipes: a named composition of stages, and the facts on its card."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from .errors import SettingError
+from .term import Part, Update
+from .workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Run transforms over a data set and store what comes out; interrupted, it goes on where it was.
+
+    Args:
+        name: The stage's name.
+        into: The data set that is written.
+        steps: Transforms, in order.
+        over: The data set that is read.
+    """
+
+    name: str
+    into: str
+    steps: tuple[Any, ...]
+    over: str = "train"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Optimise.
+
+    Args:
+        name: The stage's name; its settings are ``[train]`` with those of ``[train.NAME]`` on top.
+        source: Where records come from.
+        updates: What moves, in order, each step.
+        voices: Voices by name, besides the model slots.
+        parts: Modules trained beside the student, by slot.
+        views: Other renderings of a record, by the name that voices ``see``: ``Record -> Record``; pieces that train
+            stay as they are.
+    """
+
+    name: str
+    source: Any
+    updates: tuple[Update, ...]
+    voices: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    views: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Put another model into a slot: surgery, a copy, a fit.
+
+    Args:
+        name: The stage's name.
+        into: The slot.
+        by: ``Workspace -> model``.
+    """
+
+    name: str
+    into: str
+    by: Callable[[Workspace], Any]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the systems as they are now, under a name in the results."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Stages, several times; stops early when ``until`` says so."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    times: int
+    until: Callable[[Workspace], bool] | None = None
+
+
+Stage = Union[Generate, Train, Change, Evaluate, Repeat]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages, in order."""
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.stages]
+        if len(set(names)) < len(names):
+            raise SettingError(
+                "Recipe",
+                got=f"stages {names}",
+                expected="a different name for each stage",
+                remedy="Rename one of them.",
+            )
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a recipe.
+
+    Args:
+        name: File name, function name, slug with ``_`` for ``-``.
+        family: The group it is listed under.
+        paper: Where it was published.
+        formula: The objective in one line.
+        differs: Numbered differences from the paper; empty means none known.
+        axes: Where it stands on the field's axes, by axis.
+        summary: The first sentence of its docstring.
+        arguments: Documentation of each argument.
+        limits: Relations to other recipes; each is a test.
+    """
+
+    name: str
+    family: str
+    paper: str
+    formula: str
+    differs: tuple[str, ...] = ()
+    axes: Mapping[str, str] = field(default_factory=dict)
+    summary: str = ""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+
+
+def recipe(
+    *, paper: str, family: str, formula: str, differs: tuple[str, ...] = (), axes: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
+    """Mark a function as a recipe and attach its card; the docstring supplies the rest."""
+
+    def mark(build: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        sections = docstring_sections(inspect.getdoc(build) or "")
+
+        @functools.wraps(build)
+        def checked(**arguments: Any) -> Recipe:
+            return build(**arguments)
+
+        checked.card = Card(  # type: ignore[attr-defined]
+            build.__name__,
+            family,
+            paper,
+            formula,
+            differs,
+            dict(axes or {}),
+            summary=sections["summary"][0] if sections["summary"] else "",
+            arguments=dict(_named(sections["Args"])),
+            limits=tuple(sections["Limits"]),
+        )
+        return checked
+
+    return mark
+
+
+def docstring_sections(text: str) -> dict[str, list[str]]:
+    """The entries of a docstring's sections, continuation lines joined; the text before them is ``summary``."""
+    sections: dict[str, list[str]] = {"summary": [], "Args": [], "Limits": []}
+    current, fresh = "summary", True
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.rstrip(":") in sections and stripped.endswith(":"):
+            current, fresh = stripped[:-1], True
+        elif not stripped:
+            fresh = True
+        elif fresh or (current != "summary" and len(line) - len(line.lstrip()) <= 4):
+            sections[current].append(stripped)
+            fresh = False
+        else:
+            sections[current][-1] += " " + stripped
+    return sections
+
+
+def _named(entries: list[str]) -> list[tuple[str, str]]:
+    return [(name.strip(), text.strip()) for name, _, text in (entry.partition(":") for entry in entries)]

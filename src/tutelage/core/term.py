@@ -1,0 +1,167 @@
+"""Terms, denominators, updates and tallies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .errors import NeedError, SettingError
+from .schedule import Schedule
+from .signal import Signal, uniform
+
+
+@dataclass(frozen=True)
+class Per:
+    """What a term's sum is divided by, over the whole global batch.
+
+    * ``token``: every unit counts 1; the sum is divided by the number of units.
+    * ``row``: the units of a record share 1; divided by the number of records, those without a unit included.
+    * ``group``: the units of a group share 1; divided by the number of groups.
+
+    Args:
+        level: ``token``, ``row`` or ``group``.
+        count: ``all`` counts every unit; ``kept`` those of weight > 0; ``weighted`` sums the weights.
+    """
+
+    level: str = "token"
+    count: str = "all"
+
+    def __call__(self, weight: Tensor, batch: Batch, over: str) -> tuple[Tensor, Tensor]:
+        """Each unit's share Float[U], before its weight, and this batch's part of the denominator (float64)."""
+        row = batch.units[over].row
+        counted = {"all": torch.ones_like(weight), "kept": (weight > 0).to(weight.dtype), "weighted": weight}[
+            self.count
+        ]
+        counted = counted.double()
+        if self.level == "token":
+            return torch.ones_like(weight), counted.sum()
+        home, num = (row, batch.num_rows) if self.level == "row" else self._groups(batch, row)
+        inside = torch.zeros(num, dtype=torch.float64, device=weight.device).index_add_(0, home, counted)
+        share = 1 / inside.clamp_min(torch.finfo(torch.float32).tiny)
+        share = torch.where(inside > 0, share, torch.zeros_like(share))[home].to(weight.dtype)
+        homes = torch.tensor(float(num), dtype=torch.float64, device=weight.device)
+        return share, homes if self.count == "all" else (inside > 0).sum().double()
+
+    @staticmethod
+    def _groups(batch: Batch, row: Tensor) -> tuple[Tensor, int]:
+        if batch.group is None:
+            raise NeedError(
+                "per_group",
+                got="a batch without groups",
+                expected="records with a group",
+                remedy="Write rollouts with Ask(times=...), or divide per_row.",
+            )
+        _, home = torch.unique(batch.group, return_inverse=True)
+        return home[row], int(home.max()) + 1 if len(home) else 0
+
+
+per_token, per_row, per_group = Per("token"), Per("row"), Per("group")
+
+
+def kept(per: Per) -> Per:
+    """The same level, counting only units of weight > 0."""
+    return Per(per.level, "kept")
+
+
+def weighted(per: Per) -> Per:
+    """The same level, divided by the sum of the weights."""
+    return Per(per.level, "weighted")
+
+
+@dataclass(frozen=True)
+class Term:
+    """``scale * sum_u(weight_u * loss_u) / count``.
+
+    Args:
+        name: Its name in logs.
+        loss: A signal with a gradient.
+        weight: A signal >= 0, read without gradient on the whole round before it is split.
+        scale: A number or a schedule; may be negative. At 0 the term is computed without gradient and logged.
+        per: What the sum is divided by.
+    """
+
+    name: str
+    loss: Signal
+    weight: Signal = uniform
+    scale: float | Schedule = 1.0
+    per: Per = per_token
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SettingError("Term", got="an empty name", expected="a name for the logs", remedy="Name the term.")
+
+    @property
+    def over(self) -> str:
+        """The unit list of the loss."""
+        return self.loss.over or "tokens"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What moves, by which terms.
+
+    Args:
+        objective: The terms; they add up.
+        moves: The slots (models or parts) whose weights this update trains.
+        every: Run in every n-th optimiser step.
+        fresh: Draw a batch of its own instead of sharing the step's.
+        learning_rate: Times the stage's learning rate.
+        watch: Signals that are logged as means and reach schedules, by name.
+    """
+
+    objective: tuple[Term, ...]
+    moves: tuple[str, ...] = ("student",)
+    every: int = 1
+    fresh: bool = False
+    learning_rate: float = 1.0
+    watch: tuple[tuple[str, Signal], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.objective] + [n for n, _ in self.watch]
+        if len(set(names)) < len(names):
+            raise SettingError(
+                "Update", got=f"names {names}", expected="a different name for each term", remedy="Rename one of them."
+            )
+        if self.every < 1:
+            raise SettingError(
+                "Update.every", got=str(self.every), expected="a whole number >= 1", remedy="Use 1 for each step."
+            )
+
+
+@dataclass
+class Tally:
+    """A sum and a count; tallies add over chunks, micro-batches and processes, and only the loop divides."""
+
+    sum: float = 0.0
+    count: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.sum + other.sum, self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        """The mean, nan when nothing was counted."""
+        return self.sum / self.count if self.count else float("nan")
+
+
+Build = Callable[..., torch.nn.Module]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module trained beside the student (projector, gate, critic): built, saved, not exported.
+
+    Args:
+        build: A callable that makes the module.
+        settings: Its arguments.
+    """
+
+    build: Build
+    settings: tuple[tuple[str, object], ...] = field(default=())
+
+    def __call__(self) -> torch.nn.Module:
+        return self.build(**dict(self.settings))

@@ -1,0 +1,1 @@
+"""From a RunFile to a run."""

@@ -1,0 +1,158 @@
+"""Assemble a run: data, models, agreement and needs, each checked before the first step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..core.catalog import build
+from ..core.errors import NeedError, SettingError, unknown
+from ..core.needs import WHITE_BOX, check, needs, stages
+from ..core.recipe import Generate, Recipe, Train
+from ..core.record import Record
+from ..core.workspace import Workspace
+from ..data import corpus
+from ..data.render import render
+from ..models.agree import agree
+from ..models.causal import Causal
+from ..models.export import export
+from ..models.load import load
+from ..surgery.shrink import Shrink
+from .runfile import ModelSettings, RunFile, ShrinkSettings
+
+Say = Callable[[str], None]
+
+
+def recipe_of(run: RunFile) -> Recipe:
+    """The recipe of a run, checked against the run's names before anything loads.
+
+    Raises:
+        UnknownName: A recipe, argument, stage, data set or model slot that does not exist.
+        NeedError: A model that the recipe needs and the run does not name.
+    """
+    recipe = build(run.recipe, run.args)
+    names = [s.name for s in stages(recipe.stages)]
+    for table in sorted(run.stage_tables() - set(names)):
+        raise unknown("RunFile, stage of [train]", table, names, f"These are the stages of {run.recipe!r}.")
+    if "train" not in run.data:
+        raise SettingError(
+            "RunFile, [data]",
+            got=f"data sets {sorted(run.data)}",
+            expected="a data set 'train'",
+            remedy='Add: [data.train] path = "FILE.jsonl"',
+        )
+    voices = {v for s in stages(recipe.stages) if isinstance(s, Train) for v in (*s.voices, *s.parts)}
+    absent = set(needs(recipe)) - set(run.models) - voices
+    if absent:
+        raise NeedError(
+            f"recipe {run.recipe!r}",
+            got=f"models {', '.join(sorted(run.models)) or 'none'}",
+            expected=f"also {', '.join(sorted(absent))}",
+            remedy="Name it under [models].",
+        )
+    check(recipe, {slot: WHITE_BOX for slot in run.models})
+    for slot, settings in run.models.items():
+        source = settings.shrink.source if settings.shrink else slot
+        if source not in run.models or (settings.shrink and source == slot):
+            raise unknown(f"RunFile, models.{slot}.shrink.source", source, set(run.models) - {slot})
+        if settings.shrink and settings.shrink.rows not in run.data:
+            raise unknown(f"RunFile, models.{slot}.shrink.rows", settings.shrink.rows, run.data)
+    return recipe
+
+
+def load_data(run: RunFile, workspace: Workspace, say: Say) -> None:
+    """Read every data set; held-out records that are also training records are named."""
+    for name, settings in run.data.items():
+        workspace.data[name] = corpus.read(
+            settings.path, columns=settings.columns, chat=settings.chat, limit=settings.limit, skip=settings.skip
+        )
+    held = run.evaluate.data
+    if held in run.data:
+        seen = {_content(r) for r in workspace.data["train"]}
+        both = sum(_content(r) in seen for r in workspace.data[held])
+        if both:
+            of = len(workspace.data[held])
+            say(f"{both} of {of} records of {held!r} are also in 'train': figures on them flatter the student.")
+        mark = _all_train if run.evaluate.trains == "all" else _as_is
+        workspace.data[held] = [mark(r) for r in workspace.data[held][: run.evaluate.num_records]]
+
+
+def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say) -> None:
+    """Fill the model slots: loaded ones first, then those cut out of others; then check that they agree."""
+    for slot, settings in run.models.items():
+        if settings.load is not None:
+            workspace.models[slot] = load(
+                settings.load, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
+            )
+    for slot, settings in run.models.items():
+        if settings.shrink is not None:
+            workspace.models[slot] = _shrunk(slot, settings.shrink, workspace, folder)
+    said: list[str] = []
+    for slot, settings in run.models.items():
+        if slot != "teacher" and "teacher" in workspace.models:
+            said += agree(workspace.models["teacher"], workspace.models[slot], adopt=settings.adopt).notes
+    for text in dict.fromkeys(said):
+        say(text)
+    for slot, settings in run.models.items():
+        _trainable(slot, settings, run)
+
+
+def _shrunk(slot: str, settings: ShrinkSettings, workspace: Workspace, folder: Path) -> Causal:
+    """Cut a student, once a run: it is kept in the run's folder, so going on costs no second calibration."""
+    kept = folder / "slots" / f"{slot}-start"
+    if not (kept / "config.json").exists():
+        source: Causal = workspace.models[settings.source]
+        shrink = Shrink(settings.source, settings.layers, settings.by, settings.width, settings.refit, settings.ridge)
+        rows = [_ids(r, source.tokenizer) for r in workspace.data[settings.rows][: settings.num_records]]
+        student = shrink(workspace, rows)
+        student.tokenizer = student.tokenizer or source.tokenizer
+        shutil.rmtree(kept, ignore_errors=True)
+        export(
+            student,
+            kept,
+            card={"teacher": source.facts.get("spec", source.name), "objective": "none: cut out, not trained"},
+        )
+        workspace.results[f"{slot}.made"] = dict(student.facts)
+    model = load(str(kept))
+    model.name = slot
+    return model
+
+
+def _trainable(slot: str, settings: ModelSettings, run: RunFile) -> None:
+    if slot == "student" and settings.dtype != "float32":
+        raise SettingError(
+            f"models.{slot}.dtype",
+            got=settings.dtype,
+            expected="float32: small updates are lost in half precision",
+            remedy='Keep the weights in float32 and set train.precision = "bfloat16".',
+        )
+
+
+def tokenizer_of(workspace: Workspace) -> Any:
+    """The run's tokenizer: the student's."""
+    models: Mapping[str, Causal] = workspace.models
+    return models["student" if "student" in models else next(iter(models))].tokenizer
+
+
+def generated(recipe: Recipe) -> list[Generate]:
+    """The Generate stages."""
+    return [s for s in stages(recipe.stages) if isinstance(s, Generate)]
+
+
+def _ids(record: Record, tokenizer: Any) -> list[int]:
+    return [i for segment in render(record, tokenizer) for i in segment.ids]
+
+
+def _content(record: Record) -> tuple[str, ...]:
+    return tuple(p.content for p in record.pieces)
+
+
+def _as_is(record: Record) -> Record:
+    return record
+
+
+def _all_train(record: Record) -> Record:
+    return replace(record, pieces=tuple(replace(p, trains=True) for p in record.pieces))

@@ -1,0 +1,228 @@
+"""The RunFile: one strict TOML file that says everything about a run."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..core.errors import SettingError, StoreError, unknown
+from ..training.settings import TrainSettings
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShrinkSettings(BaseModel):
+    """A student cut out of another model."""
+
+    model_config = STRICT
+
+    source: str = Field("teacher", description="The slot to cut.")
+    layers: int | tuple[int, ...] | None = Field(None, description="How many blocks stay, or which.")
+    by: Literal["even", "influence"] = Field("even", description="How blocks are chosen when layers is a number.")
+    width: float | None = Field(None, gt=0, le=1, description="Share of heads and channels that stay.")
+    refit: bool = Field(True, description="Re-solve the kept blocks in closed form on calibration rows.")
+    ridge: float = Field(1e-2, ge=0, description="Ridge of the refit.")
+    rows: str = Field("train", description="The data set that calibrates.")
+    num_records: int = Field(48, ge=1, description="How many of its records.")
+
+
+class ModelSettings(BaseModel):
+    """Where a model slot comes from: exactly one of `load` and `shrink`."""
+
+    model_config = STRICT
+
+    load: str | None = Field(None, description="A folder, hub:ORG/NAME@REVISION, gguf:PATH or package:NAME/FILE.gguf.")
+    shrink: ShrinkSettings | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    adopt: bool = Field(False, description="Take chat template, EOS and generation config from the teacher.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"load": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelSettings:
+        if (self.load is None) == (self.shrink is None):
+            raise ValueError("give exactly one of load and shrink")
+        return self
+
+
+class DataSettings(BaseModel):
+    """A data set."""
+
+    model_config = STRICT
+
+    path: str = Field(description="A file or folder, or package:NAME/path/inside.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="The file's column for prompt, completion, text, messages or id."
+    )
+    chat: bool = Field(False, description="Turn prompt and completion into a user's and an assistant's turn.")
+    skip: int = Field(0, ge=0, description="Rows left out first.")
+    limit: int | None = Field(None, ge=1, description="Most rows read.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class EvaluateSettings(BaseModel):
+    """What is measured before and after."""
+
+    model_config = STRICT
+
+    data: str = Field("held_out", description="The data set; without one nothing is measured.")
+    num_records: int = Field(32, ge=1, description="Records measured, from the first.")
+    trains: Literal["answer", "all"] = Field("answer", description="Positions measured: of answers, or of prompts too.")
+    num_samples: int = Field(3, ge=0, description="Prompts answered side by side.")
+    max_tokens: int = Field(96, ge=1, description="The longest answer.")
+    batch_size: int = Field(8, ge=1, description="Records a forward pass.")
+
+
+class RunFile(BaseModel):
+    """A run.
+
+    Args:
+        recipe: A recipe's name, or the path of a Python file that holds one.
+        name: The run's folder below ``output``.
+    """
+
+    model_config = STRICT
+
+    recipe: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Letters, digits, '.', '_' and '-'.")
+    seed: int = Field(0, ge=0)
+    output: str = "runs"
+    args: dict[str, Any] = Field(default_factory=dict)
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    data: dict[str, DataSettings] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _settings(self) -> RunFile:
+        shared, stages = self._split()
+        for stage in ({}, *stages.values()):
+            TrainSettings(**{**shared, **stage})
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.output) / self.name
+
+    def settings(self, stage: str) -> TrainSettings:
+        """The settings of a Train stage: ``[train]`` with ``[train.STAGE]`` on top."""
+        shared, stages = self._split()
+        return TrainSettings(**{**shared, **stages.get(stage, {})})
+
+    def stage_tables(self) -> set[str]:
+        """The stages that have a table of their own."""
+        return set(self._split()[1])
+
+    def _split(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        stages = {k: v for k, v in self.train.items() if isinstance(v, dict)}
+        return {k: v for k, v in self.train.items() if k not in stages}, stages
+
+    def to_toml(self) -> str:
+        """The run as TOML."""
+        return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)))
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
+    """A RunFile from a file, with ``a.b=c`` overrides on top.
+
+    Raises:
+        StoreError: The file is missing or not TOML.
+        SettingError: A key is unknown (near matches are named), or a value is wrong.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"RunFile {path}",
+            got="no such file",
+            expected="a TOML file",
+            remedy="`tutelage show RECIPE` prints one to start from.",
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StoreError(
+            f"RunFile {path}", got=str(error), expected="a TOML file", remedy="Mend the line that is named."
+        ) from None
+    for override in overrides:
+        _override(table, override)
+    table.setdefault("name", path.stem)
+    return validate(table, str(path))
+
+
+def validate(table: Mapping[str, Any], where: str = "RunFile") -> RunFile:
+    """A RunFile from a table; the first problem is told in one message."""
+    try:
+        return RunFile(**table)
+    except ValidationError as error:
+        raise _told(error, where) from None
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SettingError(
+            f"--set {text}",
+            got="no 'key=value'",
+            expected="a dotted key, '=' and a value",
+            remedy="E.g. --set train.steps=50",
+        )
+    *path, last = key.strip().split(".")
+    for part in path:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise SettingError(
+                f"--set {text}", got=f"{part!r}, which is a value", expected="a table", remedy="Check the key."
+            )
+        table = inner
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value  # a bare word is a string
+
+
+def _told(error: ValidationError, where: str) -> SettingError:
+    first = error.errors()[0]
+    path = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown(
+            f"{where}, key", path.rsplit(".", 1)[-1], _keys(first["loc"][:-1], error), f"It stands under {path!r}."
+        )
+    if "ctx" in first and isinstance(first["ctx"].get("error"), ValidationError):
+        return _told(first["ctx"]["error"], f"{where}, [train]")
+    got = repr(first.get("input")) if first["type"] != "missing" else "nothing"
+    return SettingError(
+        f"{where}, {path or 'file'}",
+        got=got,
+        expected=first["msg"],
+        remedy=f"{error.error_count()} problem(s) in all; this is the first.",
+    )
+
+
+def _keys(path: Sequence[Any], error: ValidationError) -> list[str]:
+    """The keys that are known where an unknown one stands."""
+    models: dict[str, type[BaseModel]] = {
+        "models": ModelSettings,
+        "shrink": ShrinkSettings,
+        "data": DataSettings,
+        "evaluate": EvaluateSettings,
+        "train": TrainSettings,
+    }
+    names = [str(p) for p in path]
+    found = next((models[n] for n in reversed(names) if n in models), RunFile)
+    if error.title == "TrainSettings":
+        found = TrainSettings
+    return list(found.model_fields)

@@ -1,0 +1,372 @@
+"""The runner: one stage after another, each finished one remembered, so that the same command goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.describe import describe, digest
+from ..core.errors import StoreError
+from ..core.recipe import Change, Evaluate, Generate, Recipe, Repeat, Stage, Train
+from ..core.record import Record
+from ..core.schedule import Progress
+from ..core.workspace import Slots, Workspace
+from ..data.collate import Collate, split
+from ..data.store import RowStore, generate, row_key
+from ..evaluation.evaluate import evaluate, merge
+from ..evaluation.metrics.collapse import CollapseWatch, figures
+from ..evaluation.report import report
+from ..models.export import export
+from ..models.sample import Sampling
+from ..training import checkpoint as store
+from ..training.distributed import Processes
+from ..training.log import Listener, Metrics, Silent, check_trackers
+from ..training.loop import Loop, module_of
+from ..voices.says import Says
+from . import assemble
+from .runfile import RunFile
+
+GENERATE_BATCH = 32
+VERSIONS = ("tutelage", "torch", "transformers", "accelerate", "safetensors")
+
+
+@dataclass
+class Runner:
+    """A run in its folder.
+
+    Args:
+        run: What to run.
+        listener: Who follows.
+        command: How it was started, for the report.
+    """
+
+    run: RunFile
+    listener: Listener = field(default_factory=Silent)
+    command: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self) -> Path:
+        """Run to the end, or go on; returns the run's folder.
+
+        Raises:
+            TutelageError: Something cannot work; what was made so far is kept.
+        """
+        recipe = assemble.recipe_of(self.run)
+        check_trackers(self.run.settings("").log)
+        settings = self.run.settings("")
+        self.folder = self.run.folder
+        self.processes = Processes.start(settings.precision, settings.log, str(self.folder))
+        self._identify(recipe)
+        self.workspace = Workspace(self.folder, self.run.seed)
+        self.metrics = Metrics(self.folder / "metrics.jsonl", self.processes)
+        if settings.log:
+            self.processes.accelerator.init_trackers(self.run.name, config=json.loads(self.run.model_dump_json()))
+        assemble.load_data(self.run, self.workspace, self.say)
+        self._alone_first(lambda: assemble.load_models(self.run, self.workspace, self.folder, self.say))
+        self._describe(recipe)
+        self._measure("before")
+        self._stages(recipe.stages, ())
+        self._measure("after")
+        self._finish()
+        if settings.log:
+            self.processes.accelerator.end_training()
+        return self.folder
+
+    def say(self, text: str) -> None:
+        """Say something once, and keep it for the report."""
+        if text not in self.notes:
+            self.notes.append(text)
+            if self.processes.main:
+                self.listener.note(text)
+
+    # -- stages -------------------------------------------------------------------------------------------------
+    def _stages(self, some: Sequence[Stage], path: tuple[str, ...]) -> None:
+        for stage in some:
+            at = (*path, stage.name)
+            match stage:
+                case Generate():
+                    self._generate(stage, at)
+                case Train():
+                    self._train(stage, at)
+                case Change():
+                    self._change(stage, at)
+                case Evaluate():
+                    self._measure(stage.name)
+                case Repeat():
+                    self._repeat(stage, at)
+
+    def _generate(self, stage: Generate, at: tuple[str, ...]) -> None:
+        prompts = self.workspace.data[stage.over]
+        ws = self.workspace.within(*at)
+        rows = RowStore(self.folder / "data" / _name(at), row_key(stage.steps, prompts, ws, GENERATE_BATCH))
+
+        def work() -> None:
+            total = -(-len(prompts) // GENERATE_BATCH)
+            self.listener.stage(stage.name, total, rows.manifest.num_done)
+            for done in generate(stage.steps, prompts, ws, rows, GENERATE_BATCH):
+                account = ws.ledger.get(getattr(stage.steps[0], "who", "teacher"), "sample")
+                rate = account.tokens / account.seconds if account.seconds else 0.0
+                self.listener.step({"stage": stage.name, "step": done, "tokens_per_second": rate, "rows": len(rows)})
+            self._remember(at)
+
+        if self.processes.main and not rows.complete:
+            work()
+        self.processes.wait()
+        if not self.processes.main:
+            rows = RowStore(self.folder / "data" / _name(at), row_key(stage.steps, prompts, ws, GENERATE_BATCH))
+        self.workspace.data[stage.into] = list(rows.records())
+
+    def _train(self, stage: Train, at: tuple[str, ...]) -> None:
+        for slot, part in stage.parts.items():
+            if slot not in self.workspace.models:
+                with torch.random.fork_rng():
+                    torch.manual_seed(self.run.seed)
+                    self.workspace.models[slot] = part()
+        folder = self.folder / "checkpoints" / _name(at)
+        if self._done(at):
+            self._load_slots(store.load(folder / "final"))
+            return
+        settings = self.run.settings(stage.name)
+        collate = Collate(assemble.tokenizer_of(self.workspace), settings.max_length, stage.views, pack=settings.pack)
+        watch = CollapseWatch()
+        loop = Loop(
+            stage,
+            settings,
+            self.workspace,
+            self.processes,
+            collate,
+            split,
+            self._voices(stage),
+            folder,
+            self.metrics,
+            self.listener,
+            look=self._look(),
+            watchers=(_Cuts(collate, self.say), _Rounds(watch)),
+        )
+        loop.run()
+        if self.processes.main:
+            final = store.save(folder / "final-parts", store.Checkpoint(settings.steps, loop.weights()))
+            shutil.rmtree(folder / "final", ignore_errors=True)
+            final.rename(folder / "final")
+            self._remember(at)
+            for old in (*store.steps(folder), folder / "final-parts"):
+                shutil.rmtree(old, ignore_errors=True)
+        self.processes.wait()
+
+    def _change(self, stage: Change, at: tuple[str, ...]) -> None:
+        kept = self.folder / "slots" / _name(at)
+        if self.processes.main and not self._done(at):
+            model = stage.by(self.workspace)
+            export(model, kept, card={"objective": "none: changed, not trained"})
+            self._remember(at)
+        self.processes.wait()
+        from ..models.load import load
+
+        self.workspace.models[stage.into] = load(str(kept))
+
+    def _repeat(self, stage: Repeat, at: tuple[str, ...]) -> None:
+        for number in range(stage.times):
+            self._stages(stage.stages, (*at, str(number)))
+            if stage.until is not None and stage.until(self.workspace):
+                return
+
+    def _voices(self, stage: Train) -> Mapping[str, Any]:
+        plain = {slot: Says(slot) for slot in self.workspace.models}
+        return Slots("voice", plain | dict(stage.voices))
+
+    # -- measuring ----------------------------------------------------------------------------------------------
+    def _measure(self, name: str) -> None:
+        file = self.folder / "evaluations" / f"{name}.json"
+        held, settings = self._held_out(), self.run.evaluate
+        if not held or file.exists() or not self.processes.main:
+            return
+        self.listener.stage(f"measure {name}", 1, 0)
+        result = evaluate(
+            {name: self.workspace.models["student"]},
+            self.workspace.models["teacher"],
+            held,
+            self._held_collate(),
+            batch_size=settings.batch_size,
+            num_samples=settings.num_samples,
+            sampling=Sampling(max_tokens=settings.max_tokens, temperature=0.0),
+            seed=self.run.seed,
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(file, json.dumps(result))
+        self.listener.step({"stage": f"measure {name}", "step": 1, "result": result[name]})
+
+    def _held_out(self) -> list[Record]:
+        models = self.workspace.models
+        if self.run.evaluate.data not in self.workspace.data:
+            self.say(f"Nothing is measured: there is no data set {self.run.evaluate.data!r}.")
+            return []
+        if "teacher" not in models or "student" not in models:
+            self.say("Nothing is measured: figures compare a model 'student' with a model 'teacher'.")
+            return []
+        return self.workspace.data[self.run.evaluate.data]
+
+    def _held_collate(self) -> Collate:
+        return Collate(assemble.tokenizer_of(self.workspace), max(self.run.settings("").max_length, 1024), pack=False)
+
+    def _look(self) -> Any:
+        held = self._held_out()
+        if not held:
+            return None
+        collate, size = self._held_collate(), self.run.evaluate.batch_size
+
+        def look(workspace: Workspace) -> float:
+            models = workspace.models
+            result = evaluate(
+                {"now": models["student"]}, models["teacher"], held, collate, batch_size=size, num_samples=0
+            )
+            return float(result["now"]["fidelity"]["kl"])
+
+        return look
+
+    # -- what is remembered -------------------------------------------------------------------------------------
+    def _identify(self, recipe: Recipe) -> None:
+        """Refuse a folder that holds another run; otherwise write the resolved run."""
+        text, file = self.run.to_toml(), self.folder / "run.toml"
+        if file.exists() and file.read_text() != text:
+            raise StoreError(
+                f"run folder {self.folder}",
+                got=f"a run with other settings: {_first_difference(file.read_text(), text)}",
+                expected="the same settings, to go on",
+                remedy="Choose another name, or delete the folder to start anew.",
+            )
+        if self.processes.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            store.write_text(file, text)
+        self.processes.wait()
+        state = self.folder / "state.json"
+        self._state: list[str] = json.loads(state.read_text())["done"] if state.exists() else []
+
+    def _done(self, at: Sequence[str]) -> bool:
+        return _name(at) in self._state
+
+    def _remember(self, at: Sequence[str]) -> None:
+        self._state.append(_name(at))
+        store.write_text(self.folder / "state.json", json.dumps({"done": self._state}))
+
+    def _load_slots(self, saved: store.Checkpoint) -> None:
+        for name, tensors in saved.tensors.items():
+            module_of(self.workspace.models[name.removeprefix("slot-")]).load_state_dict(tensors)
+
+    def _alone_first(self, work: Any) -> None:
+        """The main process first: it makes what the others then only read."""
+        with self.processes.accelerator.main_process_first():
+            work()
+
+    def _describe(self, recipe: Recipe) -> None:
+        if not self.processes.main:
+            return
+        facts = {slot: getattr(m, "facts", {}) for slot, m in self.workspace.models.items()}
+        table = {
+            "name": self.run.name,
+            "recipe": self.run.recipe,
+            "recipe_hash": recipe_hash(self.run, recipe),
+            "resolved": describe(recipe),
+            "seed": self.run.seed,
+            "versions": versions(),
+            "facts": facts,
+            "notes": self.notes,
+            "command": self.command or f"tutelage run {self.folder / 'run.toml'}",
+            "processes": self.processes.world,
+        }
+        store.write_text(self.folder / "run.json", json.dumps(table, default=str, indent=1))
+
+    def _finish(self) -> None:
+        if not self.processes.main:
+            return
+        parts = [json.loads(p.read_text()) for p in sorted((self.folder / "evaluations").glob("*.json"))]
+        if parts:
+            store.write_text(self.folder / "evaluation.json", json.dumps(merge(*parts)))
+        table = json.loads((self.folder / "run.json").read_text())
+        table["notes"] = self.notes
+        store.write_text(self.folder / "run.json", json.dumps(table, indent=1))
+        if "student" in self.workspace.models:
+            export(self.workspace.models["student"], self.folder / "student", card=self._card(table))
+        report(self.folder)
+
+    def _card(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        teacher = table["facts"].get("teacher", {})
+        return {
+            "teacher": teacher.get("spec", "none"),
+            "teacher_sha256": teacher.get("weights_sha256", ""),
+            "license": teacher.get("licence"),
+            "data": {name: s.path for name, s in self.run.data.items()},
+            "objective": f"{self.run.recipe} {dict(self.run.args)}",
+            "seed": self.run.seed,
+            "recipe_hash": table["recipe_hash"],
+            "versions": table["versions"],
+        }
+
+
+@dataclass
+class _Cuts:
+    """Says once that truncation cuts answers."""
+
+    collate: Collate
+    say: Any
+
+    def __call__(self, progress: Progress, records: Sequence[Record], means: Mapping[str, float]) -> Sequence[str]:
+        cut = self.collate.report(records) if progress.step == 0 else None
+        if cut and cut.num_rows:
+            self.say(
+                f"Stage {progress.stage!r}: max_length={self.collate.max_length} cuts the end of {cut.num_rows} of "
+                f"{len(records)} answers in the first batch."
+            )
+        return ()
+
+
+@dataclass
+class _Rounds:
+    """Looks for collapse in what the student writes."""
+
+    watch: CollapseWatch
+
+    def __call__(self, progress: Progress, records: Sequence[Record], means: Mapping[str, float]) -> Sequence[str]:
+        written = [p for r in records for p in r.trained() if p.author == "student" and p.ids]
+        if not written:
+            return ()
+        # The mean of -log q over what was sampled estimates the entropy without another pass.
+        surprises = [-x for p in written for x in p.notes.get("log_prob", ())]
+        entropy = sum(surprises) / len(surprises) if surprises else None
+        answers, cut = [p.ids or () for p in written], [p.stop == "length" for p in written]
+        return self.watch.see(figures(answers, cut=cut, entropy_nats=entropy))
+
+
+def recipe_hash(run: RunFile, recipe: Recipe) -> str:
+    """What the runs of several seeds share: the recipe and every setting but name, seed and place."""
+    settings = run.model_dump_json(exclude={"name", "seed", "output"})
+    return digest(describe(recipe) + settings)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _name(at: Sequence[str]) -> str:
+    return "-".join(at)
+
+
+def _first_difference(old: str, new: str) -> str:
+    before, after = old.splitlines(), new.splitlines()
+    gone = [line for line in before if line.strip() and line not in after]
+    come = [line for line in after if line.strip() and line not in before]
+    return f"{(gone or ['nothing'])[0]!r} there, {(come or ['nothing'])[0]!r} now"

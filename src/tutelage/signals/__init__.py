@@ -1,0 +1,1 @@
+"""Losses, weights, rewards, advantages and metrics: one type."""

@@ -1,0 +1,141 @@
+"""Comparing what two voices say, and what a voice says with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.context import Asks
+from ..core.errors import SettingError
+from ..core.scores import log_rest
+from ..core.signal import Read, Signal
+
+Compare = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Every category."""
+
+    def __call__(self, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        return log_q, log_p
+
+
+whole = Whole()
+
+
+@dataclass(frozen=True)
+class Top:
+    """The k most probable categories of one side, and what happens to the rest.
+
+    Args:
+        k: How many, >= 1; all when the vocabulary is smaller.
+        of: ``teacher`` or ``student``: whose k.
+        rest: ``tail`` keeps the remaining mass as one bucket, exactly (the divergence is then a lower bound of the
+            whole one and never negative); ``renormalise`` forgets it and rescales both sides; ``drop`` leaves it out
+            (a partial sum, no longer a divergence: it may be negative).
+    """
+
+    k: int
+    of: str = "teacher"
+    rest: str = "tail"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SettingError("Top.k", got=str(self.k), expected="a whole number >= 1", remedy="32 to 128 is usual.")
+        if self.of not in ("teacher", "student"):
+            raise SettingError(
+                "Top.of", got=repr(self.of), expected="'teacher' or 'student'", remedy="Say whose categories."
+            )
+        if self.rest not in ("tail", "renormalise", "drop"):
+            raise SettingError(
+                "Top.rest",
+                got=repr(self.rest),
+                expected="'tail', 'renormalise' or 'drop'",
+                remedy="'tail' is exact about the remaining mass.",
+            )
+
+    def __call__(self, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        chooser = log_p if self.of == "teacher" else log_q
+        ids = chooser.detach().topk(min(self.k, chooser.shape[-1]), dim=-1).indices
+        log_q, log_p = log_q.gather(-1, ids), log_p.gather(-1, ids)
+        if self.rest == "renormalise":
+            return log_q.log_softmax(-1), log_p.log_softmax(-1)
+        if self.rest == "drop" or self.k >= chooser.shape[-1]:
+            return log_q, log_p
+        return tuple(torch.cat([side, log_rest(side).unsqueeze(-1)], -1) for side in (log_q, log_p))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Match(Signal):
+    """``compare(q, p)`` at each unit; p never gets a gradient.
+
+    On scores ``compare`` is a divergence of log-probabilities over the categories that ``on`` keeps; on features it is
+    a distance.
+
+    Args:
+        compare: ``(q, p) Float[... C] -> Float[...]``.
+        q: The learner's side.
+        p: The side that is matched.
+        on: Which categories are compared, and what happens to the rest.
+    """
+
+    compare: Compare
+    q: Read = Read("student")
+    p: Read = Read("teacher")
+    on: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = whole
+
+    def __post_init__(self) -> None:
+        if self.q.over != self.p.over:
+            raise SettingError(
+                "Match",
+                got=f"reads over {self.q.over!r} and {self.p.over!r}",
+                expected="one unit list",
+                remedy="Read both sides over the same units.",
+            )
+        if getattr(self.compare, "needs_whole", False) and not isinstance(self.on, Whole):
+            raise SettingError(
+                "Match",
+                got=f"{self.compare} on {self.on}",
+                expected="every category",
+                remedy="A temperature changes the mass of the rest: temper with on=whole, or leave it at 1.",
+            )
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        log_q, log_p = ctx.log_probs(self.q), ctx.log_probs(self.p).detach()
+        if log_q.shape[-1] != log_p.shape[-1]:
+            raise SettingError(
+                "Match",
+                got=f"{log_q.shape[-1]} and {log_p.shape[-1]} categories",
+                expected="the same categories",
+                remedy="Heads of other sizes need `agree`; other tokenizers need an alignment.",
+            )
+        return self.compare(*self.on(log_q, log_p))
+
+
+@dataclass(frozen=True)
+class Targets(Signal):
+    """Cross-entropy with the data: ``-log q(target)`` in nats."""
+
+    q: Read = Read("student")
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        return -target_log_prob(ctx, self.q)
+
+
+def target_log_prob(ctx: Asks, read: Read) -> Tensor:
+    """Log-probability of each unit's target."""
+    return ctx.log_probs(read).gather(-1, ctx.target(read.over).unsqueeze(-1)).squeeze(-1)
+
+
+def squared_error(q: Tensor, p: Tensor) -> Tensor:
+    """Mean squared difference over features: a distance."""
+    return (q - p).square().mean(-1)
+
+
+def cosine_distance(q: Tensor, p: Tensor) -> Tensor:
+    """``1 - cos(q, p)``, in [0, 2]."""
+    return 1 - torch.nn.functional.cosine_similarity(q, p, dim=-1)

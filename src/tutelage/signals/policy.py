@@ -1,0 +1,73 @@
+"""Policy-gradient losses: the gradient goes through the log-probability of what was sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.context import Asks
+from ..core.errors import SettingError
+from ..core.signal import Read, Signal, Still
+from .readouts import LogProb
+
+
+@dataclass(frozen=True)
+class ScoreFunction(Signal):
+    """``-A log q(y)`` with A fixed: its gradient is an unbiased estimate where y was sampled from q.
+
+    The value is not a loss to watch: it is large and negative or positive by chance. Only its gradient has a meaning.
+
+    Args:
+        advantage: A signal over tokens or rows; it gets no gradient.
+        of: The learner.
+    """
+
+    advantage: Signal
+    of: Read = Read("student")
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        return -ctx.spread(Still(self.advantage), "tokens") * ctx(LogProb(self.of))
+
+    def children(self) -> tuple[Signal, ...]:
+        return (Still(self.advantage), LogProb(self.of))
+
+
+@dataclass(frozen=True)
+class Clipped(Signal):
+    """``-min(r A, clip(r, 1 - low, 1 + high) A)`` with ``r = q(y) / old(y)``.
+
+    Args:
+        advantage: A signal over tokens or rows; it gets no gradient.
+        against: Log-probabilities of the sampled tokens when they were written, usually ``Noted("log_prob")``.
+        low: Clip below, in [0, 1).
+        high: Clip above, >= 0; equal to ``low`` in PPO and GRPO, larger in DAPO.
+        of: The learner.
+
+    Source: arXiv:1707.06347, arXiv:2402.03300.
+    """
+
+    advantage: Signal
+    against: Signal
+    low: float = 0.2
+    high: float = 0.2
+    of: Read = Read("student")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < 1 or self.high < 0:
+            raise SettingError(
+                "Clipped",
+                got=f"low={self.low}, high={self.high}",
+                expected="low in [0, 1), high >= 0",
+                remedy="0.2 for both is usual.",
+            )
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        advantage = ctx.spread(Still(self.advantage), "tokens")
+        ratio = (ctx(LogProb(self.of)) - ctx.spread(Still(self.against), "tokens")).exp()
+        bounded = ratio.clamp(1 - self.low, 1 + self.high)
+        return -torch.minimum(ratio * advantage, bounded * advantage)
+
+    def children(self) -> tuple[Signal, ...]:
+        return (Still(self.advantage), LogProb(self.of), Still(self.against))

@@ -1,0 +1,115 @@
+"""From units to rows, and between the rows of a group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.context import Asks
+from ..core.errors import NeedError
+from ..core.signal import Couples, Signal
+
+
+def _sum_by(values: Tensor, home: Tensor, num: int) -> Tensor:
+    return torch.zeros(num, dtype=values.dtype, device=values.device).index_add(0, home, values)
+
+
+@dataclass(frozen=True)
+class RowSum(Signal):
+    """The sum over a record's units: Float[R]."""
+
+    of: Signal
+    couples: ClassVar[Couples] = Couples.ROW
+
+    @property
+    def over(self) -> str:
+        return "rows"
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        row = ctx.batch.units[self.of.over or "tokens"].row
+        return _sum_by(ctx(self.of).expand(row.shape[0]), row, ctx.batch.num_rows)
+
+
+@dataclass(frozen=True)
+class RowMean(Signal):
+    """The mean over a record's units, 0 for a record without one: Float[R]."""
+
+    of: Signal
+    couples: ClassVar[Couples] = Couples.ROW
+
+    @property
+    def over(self) -> str:
+        return "rows"
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        row = ctx.batch.units[self.of.over or "tokens"].row
+        values = ctx(self.of).expand(row.shape[0])
+        count = _sum_by(torch.ones_like(values), row, ctx.batch.num_rows)
+        return _sum_by(values, row, ctx.batch.num_rows) / count.clamp_min(1)
+
+
+@dataclass(frozen=True)
+class GroupNorm(Signal):
+    """``(x - mean) / (std + epsilon)`` among the records of a group: Float[R].
+
+    The standard deviation is the sample's (divided by n - 1), as GRPO's is; a group whose values are all equal gives 0.
+
+    Args:
+        of: A signal over rows.
+        scaled: Divide by the standard deviation (without it: Dr. GRPO).
+        epsilon: Keeps tiny deviations from blowing up.
+    """
+
+    of: Signal
+    scaled: bool = True
+    epsilon: float = 1e-4
+    couples: ClassVar[Couples] = Couples.GROUP
+
+    @property
+    def over(self) -> str:
+        return "rows"
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        if ctx.batch.group is None:
+            raise NeedError(
+                "GroupNorm",
+                got="a batch without groups",
+                expected="rollouts that share a group",
+                remedy="Write them with Ask(times=...).",
+            )
+        _, home = torch.unique(ctx.batch.group, return_inverse=True)
+        num, x = int(home.max()) + 1, ctx(self.of)
+        count = _sum_by(torch.ones_like(x), home, num)
+        centred = x - (_sum_by(x, home, num) / count)[home]
+        if not self.scaled:
+            return centred
+        spread = (_sum_by(centred.square(), home, num) / (count - 1).clamp_min(1)).sqrt()
+        return centred / (spread[home] + self.epsilon)
+
+
+@dataclass(frozen=True)
+class ToGo(Signal):
+    """The sum of the strictly later units of a record: Float[U].
+
+    Args:
+        of: A signal over tokens.
+        mean: Divide by the number of later units (length normalisation); the last unit gets 0.
+    """
+
+    of: Signal
+    mean: bool = False
+    couples: ClassVar[Couples] = Couples.ROW
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        units = ctx.batch.units["tokens"]
+        values = ctx(self.of).expand(len(units))
+        num = ctx.batch.num_rows
+        before = values.cumsum(0)  # units of a row are neighbours, in time order
+        place = torch.arange(len(units), device=values.device)
+        last = torch.zeros(num, dtype=torch.long, device=values.device)
+        last = last.scatter_reduce(0, units.row, place, "amax")[units.row]
+        later = before[last] - before
+        return later / (last - place).clamp_min(1) if self.mean else later

@@ -1,0 +1,82 @@
+"""The processes of a run, through accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+class Together(nn.Module):
+    """The modules that one update moves, as one module whose forward runs a function.
+
+    Wrappers arm their gradient hooks in ``forward``: bodies, heads and the loss node must all run inside it.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({name.replace(".", "_"): m for name, m in modules.items()})
+
+    def forward(self, function: Callable[[], Tensor]) -> Tensor:
+        """Run the function."""
+        return function()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    accelerator: Accelerator
+
+    @classmethod
+    def start(cls, precision: str = "float32", log: Sequence[str] = (), folder: str = ".") -> Processes:
+        """Join the run's processes (one, unless started by ``accelerate launch`` or torchrun)."""
+        mixed = "bf16" if precision == "bfloat16" else "no"
+        return cls(Accelerator(
+                mixed_precision=mixed,
+                log_with=list(log) or None,  # type: ignore[arg-type]
+                project_dir=folder,
+                cpu=not torch.cuda.is_available(),
+            ))
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        return self.accelerator.num_processes
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over processes."""
+        if self.world == 1:
+            return value
+        out = self.accelerator.reduce(value.to(self.accelerator.device), "sum")
+        return out.cpu() if isinstance(out, Tensor) else value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's object, in rank order."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.accelerator.wait_for_everyone()
+
+    def wrap(self, modules: Mapping[str, nn.Module]) -> nn.Module:
+        """One module over those that an update moves, with gradient exchange where there are several processes."""
+        return self.accelerator.prepare(Together(modules))

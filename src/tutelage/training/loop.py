@@ -1,0 +1,332 @@
+"""The loop: source, updates, tallies, memories. It knows no method, no modality and no padding."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.errors import DataError, Diverged, unknown
+from ..core.recipe import Train
+from ..core.record import Record
+from ..core.schedule import Progress, memories
+from ..core.term import Update
+from ..core.workspace import Workspace
+from . import checkpoint as store
+from . import optim
+from .distributed import Processes
+from .log import Listener, Metrics, Silent
+from .settings import TrainSettings
+from .step import Outcome, Plan, run_update
+
+Look = Callable[[Workspace], float]
+Watcher = Callable[[Progress, Sequence[Record], Mapping[str, float]], Sequence[str]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; a checkpoint was written."""
+
+
+@dataclass
+class Moving:
+    """An update at work: its plan, what it moves, and its optimiser."""
+
+    update: Update
+    plan: Plan
+    modules: dict[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    wrapped: nn.Module
+    parameters: list[nn.Parameter] = field(default_factory=list)
+
+
+@dataclass
+class Loop:
+    """Runs a Train stage.
+
+    Args:
+        stage: The stage.
+        settings: Its settings.
+        workspace: Models, data and ledger.
+        processes: This process among the run's.
+        collate: Records to a micro-batch.
+        split: Records to micro-batches of rows.
+        voices: Every voice that may be asked.
+        folder: Where its checkpoints go.
+        metrics: The run's log.
+        listener: Who follows.
+        look: Held-out KL, for ``watch_every``; None to never look.
+        watchers: Called each step with the step's records; what they return is said once.
+    """
+
+    stage: Train
+    settings: TrainSettings
+    workspace: Workspace
+    processes: Processes
+    collate: Callable[[Sequence[Record]], Batch]
+    split: Callable[[Sequence[Record], int], list[list[Record]]]
+    voices: Mapping[str, Any]
+    folder: Path
+    metrics: Metrics
+    listener: Listener = field(default_factory=Silent)
+    look: Look | None = None
+    watchers: tuple[Watcher, ...] = ()
+
+    def run(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the end.
+
+        Raises:
+            Diverged: When a loss or gradient is not finite; the last checkpoint stays.
+            Interrupted: After Ctrl-C, once the step is finished and saved.
+        """
+        self.moving = [self._moving(u) for u in self.stage.updates]
+        self.memories = memories({"stage": self.stage, "watchers": self.watchers})
+        for memory in self.memories.values():
+            memory.reset()
+        done = self._resume()
+        self.best = math.inf if done == 0 else self.best
+        self.listener.stage(self.stage.name, self.settings.steps, done)
+        saved = perf_counter()
+        with _ctrl_c() as stopped:
+            for step in range(done, self.settings.steps):
+                self._step(Progress(self.stage.name, step, self.settings.steps))
+                last = step + 1 == self.settings.steps
+                due = perf_counter() - saved > self.settings.checkpoint_seconds
+                if self._agree(last or stopped.is_set() or due):
+                    self._save(step + 1)
+                    saved = perf_counter()
+                if self._agree(stopped.is_set()) and not last:
+                    raise Interrupted
+        if self.settings.keep_best and math.isfinite(self.best):
+            self._load_weights(store.load(store.steps(self.folder / "best")[-1]))
+        self._freeze()
+
+    # -- one step -----------------------------------------------------------------------------------------------
+    def _step(self, progress: Progress) -> None:
+        start = perf_counter()
+        records = self._draw(progress, "")
+        batches = self._batches(records)
+        row: dict[str, Any] = {"stage": progress.stage, "step": progress.step + 1}
+        tracked: dict[str, float] = {}
+        for i, moving in enumerate(self.moving):
+            if (progress.step + 1) % moving.update.every:
+                continue
+            own = self._batches(self._draw(progress, f"update {i}")) if moving.update.fresh else batches
+            outcome, norm = self._move(moving, own, progress)
+            tracked |= {n: t.mean for n, t in outcome.tallies.items()}
+            row |= {"loss" if i == 0 else f"loss.{i}": outcome.loss, "grad_norm" if i == 0 else f"grad_norm.{i}": norm}
+        for memory in self.memories.values():
+            if hasattr(memory, "observe"):
+                memory.observe(progress, tracked)
+        row |= tracked | self._counted(batches, perf_counter() - start)
+        row["learning_rate"] = optim.learning_rate(self.settings, progress)
+        row |= self._looked(progress)
+        row["time"] = perf_counter() - start
+        for watcher in self.watchers:
+            for text in watcher(progress, records, tracked):
+                self.listener.note(text)
+        self.metrics.write(row)
+        self.listener.step(row)
+
+    def _move(self, moving: Moving, batches: Sequence[Batch], progress: Progress) -> tuple[Outcome, float]:
+        self._freeze()
+        for parameter in moving.parameters:
+            parameter.requires_grad_(True)
+        for module in moving.modules.values():
+            module.train()
+        rate = optim.learning_rate(self.settings, progress) * moving.update.learning_rate
+        for group in moving.optimizer.param_groups:
+            group["lr"] = rate
+        accelerator = self.processes.accelerator
+        outcome = run_update(
+            moving.plan,
+            batches,
+            self.workspace,
+            progress,
+            # DDP averages over processes; the counts are global already, so the sum is wanted.
+            backward=lambda value: accelerator.backward(value * self.processes.world),
+            reduce=self.processes.sum,
+            inside=moving.wrapped,
+            last_only=lambda: _no_sync(moving.wrapped),
+        )
+        norm = float(torch.nn.utils.clip_grad_norm_(moving.parameters, self.settings.clip_norm))
+        if not math.isfinite(norm):
+            raise Diverged(
+                f"step {progress.step + 1} of stage {progress.stage!r}",
+                got=f"a gradient of norm {norm}",
+                expected="a finite gradient",
+                remedy="The last checkpoint is good: lower the learning rate or clip_norm.",
+            )
+        moving.optimizer.step()
+        moving.optimizer.zero_grad(set_to_none=True)
+        return outcome, norm
+
+    def _draw(self, progress: Progress, name: str) -> list[Record]:
+        stage = Progress(f"{progress.stage} {name}".strip(), progress.step, progress.num_steps)
+        for module in {id(m): m for mv in self.moving for m in mv.modules.values()}.values():
+            module.eval()
+        with torch.no_grad():
+            size, p = self.settings.batch_size, self.processes
+            return list(
+                self.stage.source.draw(stage, self.workspace.within(stage.stage, progress.step), size, p.rank, p.world)
+            )
+
+    def _batches(self, records: Sequence[Record]) -> list[Batch]:
+        size = self.settings.micro_batch_size or max(1, len(records))
+        device = self.processes.accelerator.device
+        batches = [self.collate(rows).to(device) for rows in self.split(records, size)]
+        units = self.processes.sum(torch.tensor([sum(len(b.units["tokens"]) for b in batches)], dtype=torch.float64))
+        if float(units) == 0:
+            raise DataError(
+                f"stage {self.stage.name!r}",
+                got=f"a batch of {len(records)} records without a trained position",
+                expected="at least one",
+                remedy="Check that answers are not empty, masked or cut away by max_length.",
+            )
+        return batches
+
+    def _counted(self, batches: Sequence[Batch], seconds: float) -> dict[str, Any]:
+        tokens = torch.tensor(
+            [sum(int(_tokens(b)) for b in batches), sum(len(b.units["tokens"]) for b in batches)], dtype=torch.float64
+        )
+        tokens = self.processes.sum(tokens)
+        lengths = [
+            n for b in batches for n in torch.bincount(b.units["tokens"].row.cpu(), minlength=b.num_rows).tolist()
+        ]
+        return {
+            "tokens": int(tokens[0]),
+            "positions": int(tokens[1]),
+            "tokens_per_second": float(tokens[0]) / seconds,
+            "lengths": lengths,
+        }
+
+    def _looked(self, progress: Progress) -> dict[str, float]:
+        every = self.settings.watch_every
+        if self.look is None or not every or (progress.step + 1) % every:
+            return {}
+        self._freeze()
+        value = self.look(self.workspace)
+        if self.settings.keep_best and value < self.best:
+            self.best = value
+            store.save(
+                self.folder / "best", store.Checkpoint(progress.step + 1, self.weights(), {"held_out_kl": value})
+            )
+        return {"held_out_kl": value}
+
+    # -- state --------------------------------------------------------------------------------------------------
+    def _moving(self, update: Update) -> Moving:
+        modules = {slot: module_of(self.workspace.models[slot]) for slot in update.moves}
+        for module in modules.values():
+            module.requires_grad_(True)
+            recompute: Any = getattr(module, "gradient_checkpointing_enable", None)
+            if self.settings.gradient_checkpointing and recompute is not None:
+                recompute(gradient_checkpointing_kwargs={"use_reentrant": False})
+        optimizer = optim.adamw(modules.items(), self.settings, update.learning_rate)
+        wrapped = self.processes.wrap(modules)
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        return Moving(update, Plan.of(update, self.voices), modules, optimizer, wrapped, parameters)
+
+    def _freeze(self) -> None:
+        for model in self.workspace.models.values():
+            module_of(model).requires_grad_(False).eval()
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of every slot that moves."""
+        return {f"slot-{slot}": module.state_dict() for m in self.moving for slot, module in m.modules.items()}
+
+    def _save(self, step: int) -> None:
+        states = self.processes.gather({path: m.state_dict() for path, m in self.memories.items()})
+        if self.processes.main:
+            tensors = self.weights() | {
+                f"optimizer-{i}": optim.to_tensors(m.optimizer) for i, m in enumerate(self.moving)
+            }
+            tensors["rng"] = {"cpu": torch.get_rng_state()}
+            plain: dict[str, Any] = {
+                "best": self.best if math.isfinite(self.best) else None,
+                "memories": [],
+                "ledger": self.workspace.ledger.state_dict(),
+            }
+            for rank, state in enumerate(states):
+                plain["memories"].append({})
+                for path, value in state.items():
+                    some, plain["memories"][rank][path] = store.split_state(value)
+                    tensors[f"memory-{rank}-{path}"] = some
+            store.save(self.folder, store.Checkpoint(step, tensors, plain), self.settings.keep_last)
+        self.processes.wait()
+
+    def _resume(self) -> int:
+        self.best = math.inf
+        saved = store.latest(self.folder)
+        self.metrics.rewind(self.stage.name, saved.step if saved else 0)
+        if saved is None:
+            return 0
+        self._load_weights(saved)
+        for i, moving in enumerate(self.moving):
+            optim.from_tensors(moving.optimizer, saved.tensors[f"optimizer-{i}"])
+        torch.set_rng_state(saved.tensors["rng"]["cpu"])
+        self.best = saved.plain["best"] if saved.plain["best"] is not None else math.inf
+        self.workspace.ledger.load_state_dict(saved.plain["ledger"])
+        rank = self.processes.rank if self.processes.rank < len(saved.plain["memories"]) else 0
+        for path, memory in self.memories.items():
+            plain = saved.plain["memories"][rank].get(path)
+            if plain is None:
+                raise unknown(f"checkpoint of stage {self.stage.name!r}", path, saved.plain["memories"][rank])
+            memory.load_state_dict(plain | saved.tensors.get(f"memory-{rank}-{path}", {}))
+        return saved.step
+
+    def _load_weights(self, saved: store.Checkpoint) -> None:
+        for moving in self.moving:
+            for slot, module in moving.modules.items():
+                module.load_state_dict(saved.tensors[f"slot-{slot}"])
+
+    def _agree(self, wish: bool) -> bool:
+        """Whether any process wishes it: all save, or none."""
+        return bool(self.processes.sum(torch.tensor([float(wish)]))[0] > 0)
+
+
+def module_of(model: Any) -> nn.Module:
+    """The module of a slot: a part is one, a model adapter holds one."""
+    return model if isinstance(model, nn.Module) else model.model
+
+
+def _tokens(batch: Batch) -> int:
+    view = batch.views.get("main")
+    if view is None or "input_ids" not in view.inputs:
+        return len(batch.units["tokens"])
+    mask = view.inputs.get("attention_mask")
+    real = mask if mask is not None and mask.dim() == 2 else None
+    return int(real.sum()) if real is not None else int(view.inputs["input_ids"].numel())
+
+
+def _no_sync(wrapped: nn.Module) -> AbstractContextManager[None]:
+    hold = getattr(wrapped, "no_sync", None)
+    return hold() if hold is not None else nullcontext()
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a wish to stop after the step; a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,263 @@
+"""One optimiser step's mathematics: counts over the whole global batch, weights before the split, then gradients.
+
+``collate`` already shifted, masked and padded; the signals know the formulas; this file alone divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..core import node
+from ..core.batch import Batch
+from ..core.context import Context, Voice
+from ..core.errors import Diverged, NeedError
+from ..core.schedule import Progress, value_at
+from ..core.signal import Couples, Read, Signal
+from ..core.term import Tally, Term, Update
+from ..core.workspace import Workspace
+
+AllReduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a Train stage's update needs at each step, worked out once.
+
+    Args:
+        update: The update.
+        voices: Every voice that may be asked, by name.
+        wants: Fields that each voice is asked for.
+    """
+
+    update: Update
+    voices: Mapping[str, Voice]
+    wants: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, update: Update, voices: Mapping[str, Voice]) -> Plan:
+        """Collect the reads of an update's terms, and what voices ask of other voices."""
+        signals = [s for t in update.objective for s in (t.loss, t.weight)] + [s for _, s in update.watch]
+        reads = _with_lenses(r for s in signals for r in s.reads())
+        wants: dict[str, set[str]] = {}
+        for read in reads:
+            wants.setdefault(read.who, set()).add(read.what)
+        for who in list(wants):
+            upstream = getattr(voices.get(who), "upstream", None)
+            for other, fields_ in (upstream() if upstream else {}).items():
+                wants.setdefault(other, set()).update(fields_)
+        return cls(update, voices, {w: frozenset(f) for w, f in wants.items()})
+
+    def context(self, batch: Batch, workspace: Workspace | None, progress: Progress) -> Context:
+        """The context of a micro-batch."""
+        return Context(batch, self.voices, self.wants, frozenset(self.update.moves), workspace, progress)
+
+    def reads_weights(self) -> bool:
+        """Whether some weight reads what a voice says."""
+        return any(t.weight.reads() for t in self.update.objective)
+
+    def refuse_split(self, num_micro_batches: int) -> None:
+        """Refuse accumulation for a signal that couples the batch: its parts would not add up to the whole."""
+        for term in self.update.objective:
+            coupled = _couples(term.loss) or _couples(term.weight)
+            if coupled and num_micro_batches > 1:
+                raise NeedError(
+                    f"term {term.name!r}",
+                    got=f"{num_micro_batches} micro-batches",
+                    expected="the whole batch at once",
+                    remedy="Set micro_batch_size to batch_size: this term relates units across the batch.",
+                )
+
+
+@dataclass
+class Outcome:
+    """What a step gave: tallies of each term and watched signal, and the loss, global after ``reduced``."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    loss: float = 0.0
+
+    def add(self, name: str, tally: Tally) -> None:
+        """Add to a tally."""
+        self.tallies[name] = self.tallies.get(name, Tally()) + tally
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A micro-batch with each term's coefficients ``weight * share`` Float[U], before scale and count."""
+
+    batch: Batch
+    coefficients: tuple[Tensor, ...]
+
+
+def prepare(
+    plan: Plan, batches: Sequence[Batch], workspace: Workspace | None, progress: Progress
+) -> tuple[list[Prepared], Tensor]:
+    """Weights and shares of every micro-batch, and the local part of each term's denominator: Float64[terms].
+
+    Weights that read scores cost a pass without gradient over the whole round, so that selection and counts do not
+    depend on how it is split.
+    """
+    plan.refuse_split(len(batches))
+    counts = torch.zeros(len(plan.update.objective), dtype=torch.float64)
+    prepared = []
+    for batch in batches:
+        with torch.no_grad():
+            ctx = plan.context(batch, workspace, progress)
+            ctx.prepare([t.weight for t in plan.update.objective])
+            coefficients = []
+            for i, term in enumerate(plan.update.objective):
+                units = batch.units[term.over]
+                weight = ctx.spread(term.weight, term.over).to(units.row.device).float().expand(len(units))
+                share, count = term.per(weight, batch, term.over)
+                coefficients.append(weight * share)
+                counts[i] += count.cpu()
+        prepared.append(Prepared(batch, tuple(coefficients)))
+    return prepared, counts
+
+
+def loss_of(
+    plan: Plan, part: Prepared, counts: Tensor, workspace: Workspace | None, progress: Progress, outcome: Outcome
+) -> Tensor:
+    """One micro-batch's part of ``sum_terms scale * sum_u(coefficient * loss) / count``, with its gradient attached.
+
+    ``counts`` are global. Parts of all micro-batches and processes add up to the loss of the global batch.
+    """
+    ctx = plan.context(part.batch, workspace, progress)
+    total: Tensor | None = None
+    factors = {
+        t.name: value_at(t.scale, progress) / max(float(c), 1e-30) if c > 0 else 0.0
+        for t, c in zip(plan.update.objective, counts, strict=True)
+    }
+    pairs = list(zip(plan.update.objective, part.coefficients, strict=True))
+    for term, _ in pairs:
+        ctx.settle(term.loss)
+    for over, some in _together(ctx, pairs).items():
+        value, values = node.total(
+            ctx, over, [t.loss for t, _ in some], torch.stack([c * factors[t.name] for t, c in some])
+        )
+        total = value if total is None else total + value
+        for (term, coefficient), said in zip(some, values, strict=True):
+            # A term of scale 0 is skipped by the node; it is computed below without gradient, for the log.
+            _record(outcome, term, said if factors[term.name] else ctx.still(term.loss), coefficient, counts, plan)
+    ctx.prepare([t.loss for t, _ in pairs if not ctx.local(t.loss) or not ctx.costly(t.loss)])
+    for term, coefficient in pairs:
+        if ctx.costly(term.loss) and ctx.local(term.loss):
+            continue
+        said = ctx(term.loss).expand(coefficient.shape)
+        part_of = (torch.where(coefficient != 0, said, torch.zeros_like(said)) * coefficient).sum() * factors[term.name]
+        total = part_of if total is None else total + part_of
+        _record(outcome, term, said.detach(), coefficient, counts, plan)
+    _watch(plan, ctx, outcome)
+    assert total is not None
+    return total
+
+
+def run_update(
+    plan: Plan,
+    batches: Sequence[Batch],
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    backward: Callable[[Tensor], None],
+    reduce: AllReduce,
+    inside: Callable[[Callable[[], Tensor]], Tensor],
+    last_only: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Outcome:
+    """Gradients of one update over its micro-batches.
+
+    Args:
+        plan: The update, worked out.
+        batches: This process's micro-batches.
+        workspace: Models and ledger.
+        progress: Where the stage stands.
+        backward: Runs the backward pass of a part of the loss.
+        reduce: Sums a tensor over processes.
+        inside: Runs a function inside the wrapped module's forward, where gradient hooks are armed.
+        last_only: A context that holds back gradient exchange; used for all micro-batches but the last.
+
+    Raises:
+        Diverged: When a term's loss is not finite, before the optimiser moves anything.
+    """
+    prepared, counts = prepare(plan, batches, workspace, progress)
+    counts = reduce(counts)
+    outcome = Outcome()
+    for i, part in enumerate(prepared):
+        with last_only() if i + 1 < len(prepared) else nullcontext():
+            value = inside(lambda part=part: loss_of(plan, part, counts, workspace, progress, outcome))
+            _finite(value, part.batch, outcome, progress)
+            backward(value)
+    return _reduced(plan, outcome, counts, reduce, progress)
+
+
+def _together(ctx: Context, pairs: Iterable[tuple[Term, Tensor]]) -> dict[str, list[tuple[Term, Tensor]]]:
+    """The terms whose gradient can be formed in the forward pass, by unit list: one sweep each."""
+    groups: dict[str, list[tuple[Term, Tensor]]] = {}
+    for term, coefficient in pairs:
+        if ctx.costly(term.loss) and ctx.local(term.loss):
+            groups.setdefault(term.over, []).append((term, coefficient))
+    return groups
+
+
+def _record(outcome: Outcome, term: Term, values: Tensor, coefficient: Tensor, counts: Tensor, plan: Plan) -> None:
+    kept = torch.where(coefficient != 0, values, torch.zeros_like(values))
+    index = plan.update.objective.index(term)
+    outcome.add(term.name, Tally(float((kept.double() * coefficient.double()).sum()), 0.0))
+    outcome.tallies[term.name].count = float(counts[index])
+
+
+def _watch(plan: Plan, ctx: Context, outcome: Outcome) -> None:
+    with torch.no_grad():
+        ctx.quiet.prepare([s for _, s in plan.update.watch])
+        for name, signal in plan.update.watch:
+            num = len(ctx.batch.units[signal.over or "tokens"])
+            value = ctx.still(signal).expand(num)
+            outcome.add(name, Tally(float(value.double().sum()), num))
+
+
+def _reduced(plan: Plan, outcome: Outcome, counts: Tensor, reduce: AllReduce, progress: Progress) -> Outcome:
+    names = [t.name for t in plan.update.objective] + [n for n, _ in plan.update.watch]
+    sums = reduce(torch.tensor([outcome.tallies.get(n, Tally()).sum for n in names], dtype=torch.float64))
+    watched = reduce(
+        torch.tensor([outcome.tallies.get(n, Tally()).count for n, _ in plan.update.watch], dtype=torch.float64)
+    )
+    all_counts = torch.cat([counts, watched])
+    result = Outcome({n: Tally(float(s), float(c)) for n, s, c in zip(names, sums, all_counts, strict=True)})
+    result.loss = sum(
+        value_at(t.scale, progress) * result.tallies[t.name].mean
+        for t, c in zip(plan.update.objective, counts, strict=True)
+        if c > 0
+    )
+    return result
+
+
+def _finite(value: Tensor, batch: Batch, outcome: Outcome, progress: Progress) -> None:
+    if bool(torch.isfinite(value.detach()).all()):
+        return
+    bad = [n for n, t in outcome.tallies.items() if not torch.isfinite(torch.tensor(t.sum))]
+    rows = ", ".join(r.id for r in batch.records[:4])
+    raise Diverged(
+        f"step {progress.step + 1} of stage {progress.stage!r}, term {', '.join(bad) or 'sum'}",
+        got=f"a loss of {float(value)} on records {rows}{' ...' if batch.num_rows > 4 else ''}",
+        expected="a finite loss",
+        remedy="Nothing was updated, the last checkpoint is good: lower the learning rate or look at these records.",
+    )
+
+
+def _couples(signal: Signal) -> bool:
+    if signal.couples is Couples.BATCH:
+        return True
+    lenses = any(
+        getattr(lens, "couples", Couples.NOTHING) is Couples.BATCH for r in signal.own_reads() for lens in r.through
+    )
+    return lenses or any(_couples(c) for c in signal.children())
+
+
+def _with_lenses(reads: Iterable[Read]) -> set[Read]:
+    """Reads, and those inside their lenses (the classes of an in-batch head)."""
+    found = set(reads)
+    inner = {lens.other for r in found for lens in r.through if isinstance(getattr(lens, "other", None), Read)}
+    return found | (_with_lenses(inner) if inner else set())
