@@ -120,6 +120,6 @@ def memories(tree: Any) -> dict[str, Any]:
     """The parts of a recipe tree with state that must last, by path; one that several parts share appears once."""
     found: dict[int, tuple[str, Any]] = {}
     for path, part in walk(tree):
-        if hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
+        if not isinstance(part, type) and hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
             found.setdefault(id(part), (path, part))
     return dict(found.values())
