@@ -76,8 +76,7 @@ def load_data(run: RunFile, workspace: Workspace, say: Say) -> None:
         if both:
             of = len(workspace.data[held])
             say(f"{both} of {of} records of {held!r} are also in 'train': figures on them flatter the student.")
-        mark = _all_train if run.evaluate.trains == "all" else _as_is
-        workspace.data[held] = [mark(r) for r in workspace.data[held][: run.evaluate.num_records]]
+        workspace.data[held] = workspace.data[held][: run.evaluate.num_records]
 
 
 def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say) -> None:
@@ -150,9 +149,8 @@ def _content(record: Record) -> tuple[str, ...]:
     return tuple(p.content for p in record.pieces)
 
 
-def _as_is(record: Record) -> Record:
-    return record
-
-
-def _all_train(record: Record) -> Record:
+def prompts_too(record: Record) -> Record:
+    """A data row whose every piece is measured; answers that a model wrote are measured alone."""
+    if any(p.ids for p in record.pieces):
+        return record
     return replace(record, pieces=tuple(replace(p, trains=True) for p in record.pieces))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..core.batch import Batch
 from ..core.describe import describe, digest
 from ..core.errors import StoreError
 from ..core.recipe import Change, Evaluate, Generate, Recipe, Repeat, Stage, Train
@@ -213,8 +214,11 @@ class Runner:
             return []
         return self.workspace.data[self.run.evaluate.data]
 
-    def _held_collate(self) -> Collate:
-        return Collate(assemble.tokenizer_of(self.workspace), max(self.run.settings("").max_length, 1024), pack=False)
+    def _held_collate(self) -> Callable[[Sequence[Record]], Batch]:
+        collate = Collate(assemble.tokenizer_of(self.workspace), max(self.run.settings("").max_length, 1024))
+        if self.run.evaluate.trains == "answer":
+            return collate
+        return lambda records: collate([assemble.prompts_too(r) for r in records])
 
     def _look(self) -> Any:
         held = self._held_out()

@@ -20,6 +20,7 @@ from ..core.errors import DataError, Diverged, unknown
 from ..core.recipe import Train
 from ..core.record import Record
 from ..core.schedule import Progress, memories
+from ..core.seeds import derive
 from ..core.term import Update
 from ..core.workspace import Workspace
 from . import checkpoint as store
@@ -113,6 +114,8 @@ class Loop:
     # -- one step -----------------------------------------------------------------------------------------------
     def _step(self, progress: Progress) -> None:
         start = perf_counter()
+        # Dropout draws from the global generators: seeded by the step, they need not be saved.
+        torch.manual_seed(derive(self.workspace.seed, progress.stage, progress.step, self.processes.rank))
         records = self._draw(progress, "")
         batches = self._batches(records)
         row: dict[str, Any] = {"stage": progress.stage, "step": progress.step + 1}
@@ -249,7 +252,6 @@ class Loop:
             tensors = self.weights() | {
                 f"optimizer-{i}": optim.to_tensors(m.optimizer) for i, m in enumerate(self.moving)
             }
-            tensors["rng"] = {"cpu": torch.get_rng_state()}
             plain: dict[str, Any] = {
                 "best": self.best if math.isfinite(self.best) else None,
                 "memories": [],
@@ -272,7 +274,6 @@ class Loop:
         self._load_weights(saved)
         for i, moving in enumerate(self.moving):
             optim.from_tensors(moving.optimizer, saved.tensors[f"optimizer-{i}"])
-        torch.set_rng_state(saved.tensors["rng"]["cpu"])
         self.best = saved.plain["best"] if saved.plain["best"] is not None else math.inf
         self.workspace.ledger.load_state_dict(saved.plain["ledger"])
         rank = self.processes.rank if self.processes.rank < len(saved.plain["memories"]) else 0

@@ -241,7 +241,7 @@ def _finite(value: Tensor, batch: Batch, outcome: Outcome, progress: Progress) -
     rows = ", ".join(r.id for r in batch.records[:4])
     raise Diverged(
         f"step {progress.step + 1} of stage {progress.stage!r}, term {', '.join(bad) or 'sum'}",
-        got=f"a loss of {float(value)} on records {rows}{' ...' if batch.num_rows > 4 else ''}",
+        got=f"a loss of {float(value.detach())} on records {rows}{' ...' if batch.num_rows > 4 else ''}",
         expected="a finite loss",
         remedy="Nothing was updated, the last checkpoint is good: lower the learning rate or look at these records.",
     )

