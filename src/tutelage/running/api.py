@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import SettingError
 from ..data import corpus
 from ..data.collate import Collate
 from ..evaluation.evaluate import evaluate as measure
@@ -98,8 +99,15 @@ def evaluate(
         max_length: Tokens a row.
         num_samples: Prompts answered side by side.
         max_tokens: The longest answer.
+
+    Raises:
+        SettingError: A setting or a key of the data table is wrong.
     """
-    settings = DataSettings(path=data) if isinstance(data, str) else DataSettings(**data)
+    settings = runfile.checked(DataSettings, {"path": data} if isinstance(data, str) else data, "evaluate: data")
+    if num_records < 1:
+        raise SettingError(
+            "evaluate: num_records", got=str(num_records), expected="at least 1", remedy="32 give a first impression."
+        )
     records = corpus.read(
         settings.path, columns=settings.columns, chat=settings.chat, limit=settings.limit, skip=settings.skip
     )

@@ -58,6 +58,13 @@ def recipe_of(run: RunFile) -> Recipe:
         source = settings.shrink.source if settings.shrink else slot
         if source not in run.models or (settings.shrink and source == slot):
             raise unknown(f"RunFile, models.{slot}.shrink.source", source, set(run.models) - {slot})
+        if run.models[source].shrink and settings.shrink:
+            raise SettingError(
+                f"RunFile, models.{slot}.shrink.source",
+                got=f"{source!r}, which is cut out of another model itself",
+                expected="a model that is loaded",
+                remedy="Cut from the loaded model, with fewer layers.",
+            )
         if settings.shrink and settings.shrink.rows not in run.data:
             raise unknown(f"RunFile, models.{slot}.shrink.rows", settings.shrink.rows, run.data)
     return recipe

@@ -20,8 +20,9 @@ from ..data.collate import Collate, split
 from ..data.pipeline import run_steps
 from ..evaluation.evaluate import evaluate
 from ..models.cost import Cost, cost
-from ..models.load import folder_of
+from ..models.load import _fetched, _readable
 from ..models.sample import Sampling
+from ..models.sources import parse
 from ..training.distributed import Processes
 from ..training.log import Metrics, Silent
 from ..training.loop import Loop
@@ -96,7 +97,7 @@ def plan(run: RunFile, *, timed: bool = True) -> Plan:
     ws = Workspace(run.folder, run.seed)
     assemble.load_data(run, ws, made.notes.append)
     made.records = {name: len(rows) for name, rows in ws.data.items()}
-    costs = {slot: _cost(run, slot) for slot in run.models}
+    costs = {slot: cost(_config(run, slot)) for slot in run.models}
     for slot, settings in run.models.items():
         made.loads[slot] = settings.load or f"{settings.shrink.layers or 'all'} blocks of {settings.shrink.source}"  # type: ignore[union-attr]
     made.memory = _memory(run, recipe, costs)
@@ -107,16 +108,6 @@ def plan(run: RunFile, *, timed: bool = True) -> Plan:
     else:
         made.stages = [_untimed(run, s, ws) for s in stages(recipe.stages) if isinstance(s, (Generate, Train))]
     return made
-
-
-def _cost(run: RunFile, slot: str) -> Cost:
-    settings = run.models[slot]
-    source = settings if settings.load else run.models[settings.shrink.source]  # type: ignore[union-attr]
-    config = AutoConfig.from_pretrained(folder_of(str(source.load)), local_files_only=True)
-    if settings.shrink and settings.shrink.layers is not None:
-        layers = settings.shrink.layers
-        config.num_hidden_layers = layers if isinstance(layers, int) else len(layers)
-    return cost(config)
 
 
 def _moving(recipe: Recipe) -> set[str]:
@@ -172,9 +163,14 @@ def _trains(recipe: Recipe) -> list[Train]:
 
 
 def _config(run: RunFile, slot: str) -> Any:
+    """The configuration that a slot's model will have; no weights are read."""
     settings = run.models[slot]
     source: ModelSettings = settings if settings.load else run.models[settings.shrink.source]  # type: ignore[union-attr]
-    config = AutoConfig.from_pretrained(folder_of(str(source.load)), local_files_only=True).get_text_config(decoder=True)
+    spec = str(source.load)
+    folder, _ = _fetched(parse(spec), spec, None)
+    with _readable(spec):
+        found = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=source.trust_remote_code)
+    config = found.get_text_config(decoder=True)
     if settings.shrink and settings.shrink.layers is not None:
         layers = settings.shrink.layers
         config.num_hidden_layers = layers if isinstance(layers, int) else len(layers)
@@ -224,24 +220,41 @@ def _time_writing(stage: Generate, ws: Workspace) -> StagePlan:
     written = sum(len(p.ids or ()) for r in rows for p in r.trained())
     # later stages are timed on what was written here
     ws.data[stage.into] = rows
-    return StagePlan(stage.name, "writes answers", -(-len(prompts) // GENERATE_BATCH), int(written * share), seconds * share)
+    return StagePlan(
+        stage.name, "writes answers", -(-len(prompts) // GENERATE_BATCH), int(written * share), seconds * share
+    )
 
 
 def _time_training(run: RunFile, stage: Train, ws: Workspace, folder: Path, processes: Processes) -> StagePlan:
     settings = run.settings(stage.name)
-    few = settings.model_copy(update={"steps": TIMED_STEPS, "checkpoint_seconds": 1e9, "watch_every": 0, "keep_best": False, "log": ()})
+    few = settings.model_copy(
+        update={"steps": TIMED_STEPS, "checkpoint_seconds": 1e9, "watch_every": 0, "keep_best": False, "log": ()}
+    )
     for slot, part in stage.parts.items():
         ws.models.setdefault(slot, part())
     taken = _Rows()
     collate = Collate(assemble.tokenizer_of(ws), settings.max_length, stage.views, pack=settings.pack)
     voices = {slot: Says(slot) for slot in ws.models} | dict(stage.voices)
-    Loop(stage, few, ws, processes, collate, split, voices, folder / stage.name, Metrics(folder / "log.jsonl", processes), taken).run()
+    Loop(
+        stage,
+        few,
+        ws,
+        processes,
+        collate,
+        split,
+        voices,
+        folder / stage.name,
+        Metrics(folder / "log.jsonl", processes),
+        taken,
+    ).run()
     # the first step also pays for allocation and for choosing kernels
     later = taken.rows[1:] or taken.rows
     each = sum(r["time"] for r in later) / len(later)
     tokens = sum(r["tokens"] for r in taken.rows) / len(taken.rows)
     first = taken.rows[0]["time"]
-    return StagePlan(stage.name, "trains", settings.steps, int(tokens * settings.steps), first + each * (settings.steps - 1))
+    return StagePlan(
+        stage.name, "trains", settings.steps, int(tokens * settings.steps), first + each * (settings.steps - 1)
+    )
 
 
 def _time_measuring(run: RunFile, ws: Workspace) -> StagePlan | None:

@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +15,11 @@ from ..core.errors import SettingError, StoreError, unknown
 from ..training.settings import TrainSettings
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
+Settings = TypeVar("Settings", bound=BaseModel)
+# Slots name files in the run's folder, which no name may leave.
+SlotName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Letters, digits, '.', '_' and '-'.")
+]
 
 
 class ShrinkSettings(BaseModel):
@@ -98,12 +103,12 @@ class RunFile(BaseModel):
     model_config = STRICT
 
     recipe: str
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Letters, digits, '.', '_' and '-'.")
+    name: SlotName
     seed: int = Field(0, ge=0)
     output: str = "runs"
     args: dict[str, Any] = Field(default_factory=dict)
-    models: dict[str, ModelSettings] = Field(default_factory=dict)
-    data: dict[str, DataSettings] = Field(default_factory=dict)
+    models: dict[SlotName, ModelSettings] = Field(default_factory=dict)
+    data: dict[SlotName, DataSettings] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     evaluate: EvaluateSettings = EvaluateSettings()
 
@@ -165,8 +170,17 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
 
 def validate(table: Mapping[str, Any], where: str = "RunFile") -> RunFile:
     """A RunFile from a table; the first problem is told in one message."""
+    return checked(RunFile, table, where)
+
+
+def checked(kind: type[Settings], table: Mapping[str, Any], where: str) -> Settings:
+    """Settings from a table.
+
+    Raises:
+        SettingError: A key is unknown (near matches are named), or a value is wrong.
+    """
     try:
-        return RunFile(**table)
+        return kind(**table)
     except ValidationError as error:
         raise _told(error, where) from None
 

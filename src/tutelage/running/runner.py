@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Runner:
                 case Change():
                     self._change(stage, at)
                 case Evaluate():
-                    self._measure(stage.name)
+                    self._measure(_name(at))
                 case Repeat():
                     self._repeat(stage, at)
 
@@ -132,14 +132,15 @@ class Runner:
                     torch.manual_seed(self.run.seed)
                     self.workspace.models[slot] = part()
         folder = self.folder / "checkpoints" / _name(at)
-        if self._done(at):
+        if self._done(at) and (folder / "final").exists():
             self._load_slots(store.load(folder / "final"))
             return
         settings = self.run.settings(stage.name)
         collate = Collate(assemble.tokenizer_of(self.workspace), settings.max_length, stage.views, pack=settings.pack)
         watch = CollapseWatch()
         loop = Loop(
-            stage,
+            # A stage inside Repeat draws anew each time, and its steps in the log are its own.
+            replace(stage, name=_name(at)),
             settings,
             self.workspace,
             self.processes,
@@ -251,13 +252,14 @@ class Runner:
             store.write_text(file, text)
         self.processes.wait()
         state = self.folder / "state.json"
-        self._state: list[str] = json.loads(state.read_text())["done"] if state.exists() else []
+        self._state: list[str] = _read(state)["done"] if state.exists() else []
 
     def _done(self, at: Sequence[str]) -> bool:
         return _name(at) in self._state
 
     def _remember(self, at: Sequence[str]) -> None:
-        self._state.append(_name(at))
+        if not self._done(at):
+            self._state.append(_name(at))
         store.write_text(self.folder / "state.json", json.dumps({"done": self._state}))
 
     def _load_slots(self, saved: store.Checkpoint) -> None:
@@ -290,7 +292,7 @@ class Runner:
     def _finish(self) -> None:
         if not self.processes.main:
             return
-        parts = [json.loads(p.read_text()) for p in sorted((self.folder / "evaluations").glob("*.json"))]
+        parts = [_read(p) for p in sorted((self.folder / "evaluations").glob("*.json"))]
         if parts:
             store.write_text(self.folder / "evaluation.json", json.dumps(merge(*parts)))
         table = json.loads((self.folder / "run.json").read_text())
@@ -363,6 +365,18 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(
+            f"file {file}",
+            got=f"damaged JSON ({error})",
+            expected="the file as the run wrote it",
+            remedy="Delete it: what it says is worked out again from what is there.",
+        ) from None
 
 
 def _name(at: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..core.errors import StoreError, missing_extra
+from .checkpoint import write_text
 from .distributed import Processes
 
 
@@ -58,7 +59,7 @@ class Metrics:
                 continue
             if row.get("stage") != stage or row.get("step", 0) <= step:
                 kept.append(line)
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a line and tell the trackers."""
