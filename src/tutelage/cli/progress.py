@@ -9,7 +9,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +30,8 @@ class Live:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bars = Progress(
-            SpinnerColumn(), TextColumn("[bold]{task.description:<14}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+            SpinnerColumn(), TextColumn("[bold]{task.description:<14}"), BarColumn(bar_width=None),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"), TextColumn("left"), TimeRemainingColumn(compact=True),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
@@ -70,7 +79,12 @@ def summary(console: Console, folder: Path, command: str) -> None:
         for sample in result.get("samples", [])[:3]:
             console.print(_sample(sample))
     places = Table.grid(padding=(0, 2))
-    for noun, path in (("student", "student"), ("report", "report.html"), ("log", "metrics.jsonl"), ("resolved run", "run.toml")):
+    for noun, path in (
+        ("student", "student"),
+        ("report", "report.html"),
+        ("log", "metrics.jsonl"),
+        ("resolved run", "run.toml"),
+    ):
         places.add_row(noun, Text(str(folder / path), style="bold"))
     places.add_row("again", Text(command))
     console.print(Panel(places, title="done", title_align="left"))
@@ -79,7 +93,9 @@ def summary(console: Console, folder: Path, command: str) -> None:
 def figures_table(result: Mapping[str, Any]) -> Table:
     """Before and after on held-out records, beside the teacher."""
     held = result["held_out"]
-    table = Table(title=f"{held['num_records']} held-out records, {held['num_positions']} positions", title_justify="left")
+    table = Table(
+        title=f"{held['num_records']} held-out records, {held['num_positions']} positions", title_justify="left"
+    )
     for name in ("", "before", "after", "teacher"):
         table.add_column(name, justify="left" if not name else "right")
     for label, read in ROWS:
@@ -112,6 +128,7 @@ ROWS = (
 
 
 def cell(read: Any, system: Mapping[str, Any] | None) -> str:
+    """A figure as text; empty where it was not measured."""
     try:
         return read(system) if system else ""
     except (KeyError, TypeError):
@@ -125,4 +142,6 @@ def _sample(sample: Mapping[str, Any]) -> Panel:
     answers = {"teacher": sample.get("teacher", {}), "student": sample.get("systems", {}).get("after", {})}
     grid.add_row(*(Text(name, style="bold") for name in answers))
     grid.add_row(*(Text(str(answer.get("text", "")), overflow="fold") for answer in answers.values()))
-    return Panel(grid, title=Text(str(sample.get("prompt", sample.get("id", "")))[:100].replace("\n", " ")), title_align="left")
+    return Panel(
+        grid, title=Text(str(sample.get("prompt", sample.get("id", "")))[:100].replace("\n", " ")), title_align="left"
+    )

@@ -62,9 +62,16 @@ def show_comparison(console: Console, differences: Sequence[Difference], *, as_j
     for column in ("metric", "baseline", "compared", "difference", "95 % interval", "verdict", "seeds"):
         table.add_column(column, overflow="fold")
     for d in differences:
-        style = {"better": "green", "worse": "red"}.get(d.verdict, "")
-        table.add_row(d.metric, f"{escape(d.baseline)} {d.baseline_mean:.4f}", f"{escape(d.group)} {d.group_mean:.4f}",
-                      f"{d.difference:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", d.verdict, f"{d.num_seeds[0]} and {d.num_seeds[1]}", style=style)  # fmt: skip
+        row = (
+            d.metric,
+            f"{escape(d.baseline)} {d.baseline_mean:.4f}",
+            f"{escape(d.group)} {d.group_mean:.4f}",
+            f"{d.difference:+.4f}",
+            f"{d.low:+.4f} to {d.high:+.4f}",
+            d.verdict,
+            f"{d.num_seeds[0]} and {d.num_seeds[1]}",
+        )
+        table.add_row(*row, style={"better": "green", "worse": "red"}.get(d.verdict, ""))
     console.print(table)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.errors import DataError, SettingError, missing_extra, unknown
 from ..core.record import Record
-from .shapes import COLUMNS, Shape, shape_of
+from .shapes import COLUMNS, Shape, is_written, shape_of, written
 
 PACKAGE = "package:"
 
@@ -29,7 +29,7 @@ def read(
 
     Rows are plain text (``text``), prompt and completion (``prompt``, ``completion``; a file without the second gives
     prompts), or chat (``messages`` of ``role``, ``content`` and, if wanted, ``trains``; by default the assistant's do).
-    Other columns become ``fields``. Ids come from a column ``id``, else they are ``<file stem>-<line>``.
+    A run's own ``rows.jsonl`` is read back as it was written, exact token ids included. Other columns become ``fields``; ids come from a column ``id``, else they are ``<file stem>-<line>``.
 
     Args:
         source: A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, a folder that ``datasets`` saved, or
@@ -63,8 +63,11 @@ def _records(
     records = []
     for line, row in rows:
         where = f"{path.name}, line {line}"
-        shape = shape or shape_of(row, columns, chat, where)
-        record = shape.record(row, where, f"{_stem(path)}-{line}", _stem(path))
+        if is_written(row):
+            record = written(row, where)
+        else:
+            shape = shape or shape_of(row, columns, chat, where)
+            record = shape.record(row, where, f"{_stem(path)}-{line}", _stem(path))
         if record.id in lines:
             raise DataError(
                 where,

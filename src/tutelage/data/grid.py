@@ -55,7 +55,7 @@ def first_fit(lengths: Sequence[int], names: Sequence[str], capacity: int) -> li
 
 
 def pack(lengths: Sequence[int], names: Sequence[str], capacity: int) -> list[list[int]]:
-    """Rows by grid row, so that the grid has the fewest cells; of equal ones the narrowest, whose attention is cheapest.
+    """Rows by grid row, so that the grid has the fewest cells; of equal grids the narrowest: its attention is cheapest.
 
     A wide grid holds more rows a line, but its width is that of its fullest line: several widths are tried.
     """

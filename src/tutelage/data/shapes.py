@@ -10,8 +10,32 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.record import Piece, Record
 
+WRITTEN = ({"id", "pieces"}, {"id", "pieces", "fields", "notes", "group", "origin"})
 COLUMNS = ("id", "text", "prompt", "completion", "messages")
 TURN_ROLES = ("system", "user", "assistant")
+
+
+def is_written(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a record that a run wrote."""
+    needed, known = WRITTEN
+    return needed <= set(row) <= known
+
+
+def written(row: Mapping[str, Any], where: str) -> Record:
+    """The record of a row that a run wrote.
+
+    Raises:
+        DataError: Its pieces are not what a run writes.
+    """
+    try:
+        return Record.from_dict(row)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            where,
+            got=f"a record that cannot be read: {error}",
+            expected="a row as a run writes it",
+            remedy="Restore the file.",
+        ) from None
 
 
 @dataclass(frozen=True)

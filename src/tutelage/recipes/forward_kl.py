@@ -1,5 +1,6 @@
 """Forward KL: the classic."""
 
+from ..core.errors import SettingError
 from ..core.recipe import Recipe, recipe
 from ..core.term import Term
 from ..signals.divergences import Tempered, kl_forward
@@ -25,6 +26,13 @@ def forward_kl(*, temperature: float = 1.0, label_share: float = 0.0, trains: st
         label_share=1: supervised.
         temperature -> infinity: the squared distance of centred logits, divided by 2 and by the number of categories.
     """
+    if not 0 <= label_share <= 1:
+        raise SettingError(
+            "forward_kl.label_share",
+            got=str(label_share),
+            expected="a share in [0, 1]",
+            remedy="0 leaves the labels out.",
+        )
     kl = Match(kl_forward if temperature == 1 else Tempered(kl_forward, temperature))
     terms = [Term("kl", kl, scale=1 - label_share)]
     if label_share:

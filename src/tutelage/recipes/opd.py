@@ -11,9 +11,7 @@ from . import base
     paper="arXiv:2306.13649",
     family="on-policy",
     formula="KL(q || p) at each position of answers that the student wrote, a mean over those positions",
-    differs=(
-        "The whole vocabulary is summed at each position; public trainers often use the sampled token alone.",
-    ),
+    differs=("The whole vocabulary is summed at each position; public trainers often use the sampled token alone.",),
     axes={"writer": "student", "divergence": "reverse KL", "gradient": "supervised"},
 )
 def opd(*, max_tokens: int = 128, temperature: float = 1.0, reuse: int = 1) -> Recipe:

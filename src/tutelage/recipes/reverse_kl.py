@@ -11,9 +11,7 @@ from . import base
     paper="arXiv:2306.08543",
     family="objectives",
     formula="T^2 KL(q_T || p_T), a mean over trained positions",
-    differs=(
-        "Computed exactly at each position of the data; the paper also differentiates through sampling.",
-    ),
+    differs=("Computed exactly at each position of the data; the paper also differentiates through sampling.",),
     axes={"writer": "data", "divergence": "reverse KL", "gradient": "supervised"},
 )
 def reverse_kl(*, temperature: float = 1.0, trains: str = "answer") -> Recipe:

@@ -1,8 +1,9 @@
 """Off-policy, then on-policy."""
 
+from ..core.errors import SettingError
 from ..core.recipe import Generate, Recipe, recipe
 from ..core.term import Term
-from ..data.source import Corpus
+from ..data.source import Corpus, Mixture
 from ..data.steps.ask import Ask
 from ..signals.divergences import kl_forward, kl_reverse
 from ..signals.match import Match
@@ -16,6 +17,7 @@ from . import base
     differs=(
         "The report distils responses of two thinking modes; the first stage here matches distributions on one.",
         "The report names no divergence for the second stage; reverse KL is taken.",
+        "Rows of the data may be mixed into the first stage (data_share, 0 by default).",
     ),
     axes={"writer": "teacher, then student", "divergence": "forward, then reverse KL", "gradient": "supervised"},
 )
@@ -25,7 +27,7 @@ def strong_to_weak(
     teacher_temperature: float = 1.0,
     temperature: float = 1.0,
     trains: str = "answer",
-    group: int = 1,
+    data_share: float = 0.0,
 ) -> Recipe:
     """Learn from what the teacher writes, then be corrected on what the student writes.
 
@@ -34,21 +36,24 @@ def strong_to_weak(
         teacher_temperature: Of the teacher's sampling.
         temperature: Of the student's sampling.
         trains: In the first stage, `answer` trains the answers and `all` the prompts' text as well.
-        group: Answers a prompt in the first stage.
+        data_share: In the first stage, the share of rows with the data's own answers instead of the teacher's.
 
     Limits:
         without the first stage: opd.
         without the second, on the same text: forward_kl.
     """
-    ask = Ask("teacher", times=group, max_tokens=max_tokens, temperature=teacher_temperature)
+    if not 0 <= data_share <= 1:
+        raise SettingError(
+            "strong_to_weak.data_share", got=str(data_share), expected="a share in [0, 1]", remedy="0 is the paper's."
+        )
+    taught, given = Corpus("answers", trains=trains), Corpus("train", trains=trains)  # type: ignore[arg-type]
+    source = Mixture(((taught, 1 - data_share), (given, data_share)), by="row") if data_share else taught
+    ask = Ask("teacher", max_tokens=max_tokens, temperature=teacher_temperature)
+    written = base.rollouts(max_tokens=max_tokens, temperature=temperature)
     return Recipe(
         (
             Generate("write", "answers", (ask,)),
-            base.train(Corpus("answers", trains=trains), Term("kl", Match(kl_forward)), name="imitate"),  # type: ignore[arg-type]
-            base.train(
-                base.rollouts(max_tokens=max_tokens, temperature=temperature),
-                Term("kl", Match(kl_reverse)),
-                name="correct",
-            ),
+            base.train(source, Term("kl", Match(kl_forward)), name="imitate"),
+            base.train(written, Term("kl", Match(kl_reverse)), name="correct"),
         )
     )

@@ -86,16 +86,16 @@ def load_data(run: RunFile, workspace: Workspace, say: Say) -> None:
         workspace.data[held] = workspace.data[held][: run.evaluate.num_records]
 
 
-def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say) -> None:
+def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say, device: Any = "cpu") -> None:
     """Fill the model slots: loaded ones first, then those cut out of others; then check that they agree."""
     for slot, settings in run.models.items():
         if settings.load is not None:
             workspace.models[slot] = load(
-                settings.load, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
+                settings.load, dtype=settings.dtype, device=device, trust_remote_code=settings.trust_remote_code
             )
     for slot, settings in run.models.items():
         if settings.shrink is not None:
-            workspace.models[slot] = _shrunk(slot, settings.shrink, workspace, folder)
+            workspace.models[slot] = _shrunk(slot, settings.shrink, workspace, folder, device)
     said: list[str] = []
     for slot, settings in run.models.items():
         if slot != "teacher" and "teacher" in workspace.models:
@@ -106,7 +106,7 @@ def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say) -> N
         _trainable(slot, settings, run)
 
 
-def _shrunk(slot: str, settings: ShrinkSettings, workspace: Workspace, folder: Path) -> Causal:
+def _shrunk(slot: str, settings: ShrinkSettings, workspace: Workspace, folder: Path, device: Any) -> Causal:
     """Cut a student, once a run: it is kept in the run's folder, so going on costs no second calibration."""
     kept = folder / "slots" / f"{slot}-start"
     if not (kept / "config.json").exists():
@@ -122,7 +122,7 @@ def _shrunk(slot: str, settings: ShrinkSettings, workspace: Workspace, folder: P
             card={"teacher": source.facts.get("spec", source.name), "objective": "none: cut out, not trained"},
         )
         workspace.results[f"{slot}.made"] = dict(student.facts)
-    model = load(str(kept))
+    model = load(str(kept), device=device)
     model.name = slot
     return model
 

@@ -44,7 +44,9 @@ class ModelSettings(BaseModel):
 
     load: str | None = Field(None, description="A folder, hub:ORG/NAME@REVISION, gguf:PATH or package:NAME/FILE.gguf.")
     shrink: ShrinkSettings | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the weights; what trains needs float32."
+    )
     adopt: bool = Field(False, description="Take chat template, EOS and generation config from the teacher.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
@@ -104,13 +106,13 @@ class RunFile(BaseModel):
 
     recipe: str
     name: SlotName
-    seed: int = Field(0, ge=0)
-    output: str = "runs"
+    seed: int = Field(0, ge=0, description="All draws derive from it.")
+    output: str = Field("runs", description="The folder that holds the runs.")
     args: dict[str, Any] = Field(default_factory=dict)
     models: dict[SlotName, ModelSettings] = Field(default_factory=dict)
     data: dict[SlotName, DataSettings] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
-    evaluate: EvaluateSettings = EvaluateSettings()
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)  # type: ignore[arg-type]
 
     @model_validator(mode="after")
     def _settings(self) -> RunFile:
@@ -138,8 +140,11 @@ class RunFile(BaseModel):
         return {k: v for k, v in self.train.items() if k not in stages}, stages
 
     def to_toml(self) -> str:
-        """The run as TOML."""
-        return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)))
+        """The run as TOML, defaults filled in, so that it stays the same run when a default changes."""
+        shared, stages = self._split()
+        table = json.loads(self.model_dump_json(exclude_none=True))
+        table["train"] = json.loads(TrainSettings(**shared).model_dump_json(exclude_none=True)) | stages
+        return tomli_w.dumps(table)
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:

@@ -71,7 +71,7 @@ class Runner:
         if settings.log:
             self.processes.accelerator.init_trackers(self.run.name, config=json.loads(self.run.model_dump_json()))
         assemble.load_data(self.run, self.workspace, self.say)
-        self._alone_first(lambda: assemble.load_models(self.run, self.workspace, self.folder, self.say))
+        self._alone_first(lambda: assemble.load_models(self.run, self.workspace, self.folder, self.say, self.device))
         self._describe(recipe)
         self._measure("before")
         self._stages(recipe.stages, ())
@@ -87,6 +87,11 @@ class Runner:
             self.notes.append(text)
             if self.processes.main:
                 self.listener.note(text)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and batches live."""
+        return self.processes.accelerator.device
 
     # -- stages -------------------------------------------------------------------------------------------------
     def _stages(self, some: Sequence[Stage], path: tuple[str, ...]) -> None:
@@ -172,7 +177,7 @@ class Runner:
         self.processes.wait()
         from ..models.load import load
 
-        self.workspace.models[stage.into] = load(str(kept))
+        self.workspace.models[stage.into] = load(str(kept), device=self.device)
 
     def _repeat(self, stage: Repeat, at: tuple[str, ...]) -> None:
         for number in range(stage.times):

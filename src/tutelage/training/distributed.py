@@ -36,12 +36,14 @@ class Processes:
     def start(cls, precision: str = "float32", log: Sequence[str] = (), folder: str = ".") -> Processes:
         """Join the run's processes (one, unless started by ``accelerate launch`` or torchrun)."""
         mixed = "bf16" if precision == "bfloat16" else "no"
-        return cls(Accelerator(
+        return cls(
+            Accelerator(
                 mixed_precision=mixed,
                 log_with=list(log) or None,  # type: ignore[arg-type]
                 project_dir=folder,
                 cpu=not torch.cuda.is_available(),
-            ))
+            )
+        )
 
     @property
     def rank(self) -> int:

@@ -73,7 +73,9 @@ def from_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    fits = all(i < len(params) and ("exp_avg" not in s or s["exp_avg"].shape == params[i].shape) for i, s in state.items())
+    fits = all(
+        i < len(params) and ("exp_avg" not in s or s["exp_avg"].shape == params[i].shape) for i, s in state.items()
+    )
     if not fits:
         raise StoreError(
             "optimiser state",

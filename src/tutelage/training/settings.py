@@ -26,8 +26,8 @@ class TrainSettings(BaseModel):
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
     final_share: float = Field(0.0, ge=0, le=1, description="Share of the peak that is left at the end.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, on matrices only.")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's memory of gradients.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's memory of their squares.")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16 runs bodies under autocast; heads stay float32."
