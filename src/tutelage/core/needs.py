@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .errors import NeedError
 from .recipe import Recipe, Repeat, Stage, Train
@@ -29,7 +30,7 @@ def needs(recipe: Recipe) -> dict[str, frozenset[str]]:
                 tops = getattr(getattr(part, "on", None), "k", None) is not None
                 for read in part.own_reads():
                     found.setdefault(read.who, set()).add(_need(read, tops))
-            asks = getattr(part, "asks", None)
+            asks: Any = getattr(part, "asks", None)
             if callable(asks):
                 for who, what in asks():
                     found.setdefault(who, set()).add(what)

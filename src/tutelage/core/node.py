@@ -184,11 +184,12 @@ def _tile(
         held[id(leaf)].leaf = inputs[-1]
     with torch.enable_grad():
         said = [tile(signal) for signal in sweep.signals]
-        weighted = sum((v * c[index].to(v.dtype)).sum() for v, c in zip(said, coefficients, strict=True))
+        weighted = torch.stack(
+            [(v * c[index].to(v.dtype)).sum() for v, c in zip(said, coefficients, strict=True)]
+        ).sum()
     for i, value in enumerate(said):
         values[i, index] = value.detach().to(values.dtype)
-    needs = isinstance(weighted, Tensor) and weighted.requires_grad
-    grads = torch.autograd.grad(weighted, inputs, allow_unused=True) if needs else [None] * len(inputs)
+    grads = torch.autograd.grad(weighted, inputs, allow_unused=True) if weighted.requires_grad else [None] * len(inputs)
     for leaf, grad in zip(moving, grads, strict=True):
         raw = held[id(leaf)].raw[rows]
         raw.zero_() if grad is None else raw.copy_(grad)

@@ -29,7 +29,8 @@ def read(
 
     Rows are plain text (``text``), prompt and completion (``prompt``, ``completion``; a file without the second gives
     prompts), or chat (``messages`` of ``role``, ``content`` and, if wanted, ``trains``; by default the assistant's do).
-    A run's own ``rows.jsonl`` is read back as it was written, exact token ids included. Other columns become ``fields``; ids come from a column ``id``, else they are ``<file stem>-<line>``.
+    A run's own ``rows.jsonl`` is read back as it was written, exact token ids included.
+    Other columns become ``fields``; ids come from a column ``id``, else they are ``<file stem>-<line>``.
 
     Args:
         source: A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, a folder that ``datasets`` saved, or

@@ -16,6 +16,7 @@ import torch
 from ..core.batch import Batch
 from ..core.describe import describe, digest
 from ..core.errors import StoreError
+from ..core.needs import stages
 from ..core.recipe import Change, Evaluate, Generate, Recipe, Repeat, Stage, Train
 from ..core.record import Record
 from ..core.schedule import Progress
@@ -36,6 +37,7 @@ from . import assemble
 from .runfile import RunFile
 
 GENERATE_BATCH = 32
+LOOKED_AT = 2000  # records whose length is checked before the first step
 VERSIONS = ("tutelage", "torch", "transformers", "accelerate", "safetensors")
 
 
@@ -67,12 +69,15 @@ class Runner:
         self.processes = Processes.start(settings.precision, settings.log, str(self.folder))
         self._identify(recipe)
         self.workspace = Workspace(self.folder, self.run.seed)
+        if (self.folder / "ledger.json").exists():
+            self.workspace.ledger.load_state_dict(json.loads((self.folder / "ledger.json").read_text()))
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.processes)
         if settings.log:
             self.processes.accelerator.init_trackers(self.run.name, config=json.loads(self.run.model_dump_json()))
         assemble.load_data(self.run, self.workspace, self.say)
         self._alone_first(lambda: assemble.load_models(self.run, self.workspace, self.folder, self.say, self.device))
         self._describe(recipe)
+        self._fits(recipe)
         self._measure("before")
         self._stages(recipe.stages, ())
         self._measure("after")
@@ -87,6 +92,13 @@ class Runner:
             self.notes.append(text)
             if self.processes.main:
                 self.listener.note(text)
+
+    def _fits(self, recipe: Recipe) -> None:
+        """Refuse prompts that are too long now, not at the step that draws them; long data is looked at in part."""
+        lengths = [self.run.settings(s.name).max_length for s in stages(recipe.stages) if isinstance(s, Train)]
+        if lengths:
+            collate = Collate(assemble.tokenizer_of(self.workspace), min(lengths))
+            collate.report(self.workspace.data["train"][:LOOKED_AT])
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +131,7 @@ class Runner:
             self.listener.stage(stage.name, total, rows.manifest.num_done)
             for done in generate(stage.steps, prompts, ws, rows, GENERATE_BATCH):
                 account = ws.ledger.get(getattr(stage.steps[0], "who", "teacher"), "sample")
+                self._account()
                 rate = account.tokens / account.seconds if account.seconds else 0.0
                 self.listener.step({"stage": stage.name, "step": done, "tokens_per_second": rate, "rows": len(rows)})
             self._remember(at)
@@ -259,12 +272,17 @@ class Runner:
         state = self.folder / "state.json"
         self._state: list[str] = _read(state)["done"] if state.exists() else []
 
+    def _account(self) -> None:
+        """Keep what was spent, so that a run that goes on knows the cost of what it does not repeat."""
+        store.write_text(self.folder / "ledger.json", json.dumps(self.workspace.ledger.state_dict()))
+
     def _done(self, at: Sequence[str]) -> bool:
         return _name(at) in self._state
 
     def _remember(self, at: Sequence[str]) -> None:
         if not self._done(at):
-            self._state.append(_name(at))
+            self._account()
+        self._state.append(_name(at))
         store.write_text(self.folder / "state.json", json.dumps({"done": self._state}))
 
     def _load_slots(self, saved: store.Checkpoint) -> None:
@@ -299,7 +317,8 @@ class Runner:
             return
         parts = [_read(p) for p in sorted((self.folder / "evaluations").glob("*.json"))]
         if parts:
-            store.write_text(self.folder / "evaluation.json", json.dumps(merge(*parts)))
+            result = merge(*parts) | {"ledger": self.workspace.ledger.state_dict()}
+            store.write_text(self.folder / "evaluation.json", json.dumps(result))
         table = json.loads((self.folder / "run.json").read_text())
         table["notes"] = self.notes
         store.write_text(self.folder / "run.json", json.dumps(table, indent=1))

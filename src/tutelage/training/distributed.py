@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 
@@ -41,6 +43,8 @@ class Processes:
                 mixed_precision=mixed,
                 log_with=list(log) or None,  # type: ignore[arg-type]
                 project_dir=folder,
+                # the others wait while the first process writes answers: that may take hours
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=2))],
                 cpu=not torch.cuda.is_available(),
             )
         )

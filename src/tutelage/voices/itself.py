@@ -42,8 +42,10 @@ class Shadow(Memory):
         if self.model is None or (progress.step + 1) % self.every:
             return
         live = self.live.model.state_dict()
-        for name, value in self.weights.items():
-            value.lerp_(live[name].to(value.dtype), self.rate)
+        # Tied weights stand under several names: each is followed once, or its rate would be another.
+        once = {value.data_ptr(): name for name, value in self.weights.items()}
+        for name in once.values():
+            self.weights[name].lerp_(live[name].to(self.weights[name].dtype), self.rate)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.weights)
