@@ -85,6 +85,20 @@ def cache_root(cache: Path | None = None) -> Path:
     return Path(root).expanduser()
 
 
+def configuration(spec: str, *, cache: Path | None = None, trust_remote_code: bool = False) -> Any:
+    """The text configuration of a model; its weights are not read (a GGUF file is converted once).
+
+    Raises:
+        SettingError: The source is not a known one.
+        StoreError: Files are missing or corrupt.
+        ModelError: The configuration cannot be understood.
+    """
+    folder, _ = _fetched(parse(spec), spec, cache)
+    with _readable(spec), quiet():
+        found = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    return found.get_text_config(decoder=True)
+
+
 def _fetched(source: Folder | Hub | Gguf, spec: str, cache: Path | None) -> tuple[Path, dict[str, Any]]:
     """The folder to read, and what is known beyond it."""
     if isinstance(source, Gguf):

@@ -9,8 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..core.needs import stages
 from ..core.node import CHUNK_ELEMENTS
 from ..core.recipe import Generate, Recipe, Train
@@ -20,9 +18,8 @@ from ..data.collate import Collate, split
 from ..data.pipeline import run_steps
 from ..evaluation.evaluate import evaluate
 from ..models.cost import Cost, cost
-from ..models.load import _fetched, _readable
+from ..models.load import configuration
 from ..models.sample import Sampling
-from ..models.sources import parse
 from ..training.distributed import Processes
 from ..training.log import Metrics, Silent
 from ..training.loop import Loop
@@ -163,14 +160,9 @@ def _trains(recipe: Recipe) -> list[Train]:
 
 
 def _config(run: RunFile, slot: str) -> Any:
-    """The configuration that a slot's model will have; no weights are read."""
     settings = run.models[slot]
     source: ModelSettings = settings if settings.load else run.models[settings.shrink.source]  # type: ignore[union-attr]
-    spec = str(source.load)
-    folder, _ = _fetched(parse(spec), spec, None)
-    with _readable(spec):
-        found = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=source.trust_remote_code)
-    config = found.get_text_config(decoder=True)
+    config = configuration(str(source.load), trust_remote_code=source.trust_remote_code)
     if settings.shrink and settings.shrink.layers is not None:
         layers = settings.shrink.layers
         config.num_hidden_layers = layers if isinstance(layers, int) else len(layers)

@@ -117,8 +117,8 @@ class RunFile(BaseModel):
     @model_validator(mode="after")
     def _settings(self) -> RunFile:
         shared, stages = self._split()
-        for stage in ({}, *stages.values()):
-            TrainSettings(**{**shared, **stage})
+        for name, stage in {"train": {}, **{f"train.{name}": stage for name, stage in stages.items()}}.items():
+            checked(TrainSettings, {**shared, **stage}, f"RunFile, [{name}]")
         return self
 
     @property
@@ -215,13 +215,14 @@ def _override(table: dict[str, Any], text: str) -> None:
 
 def _told(error: ValidationError, where: str) -> SettingError:
     first = error.errors()[0]
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, SettingError):
+        return inner
     path = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
         return unknown(
             f"{where}, key", path.rsplit(".", 1)[-1], _keys(first["loc"][:-1], error), f"It stands under {path!r}."
         )
-    if "ctx" in first and isinstance(first["ctx"].get("error"), ValidationError):
-        return _told(first["ctx"]["error"], f"{where}, [train]")
     got = repr(first.get("input")) if first["type"] != "missing" else "nothing"
     return SettingError(
         f"{where}, {path or 'file'}",

@@ -37,6 +37,8 @@ from . import assemble
 from .runfile import RunFile
 
 GENERATE_BATCH = 32
+# What a run makes; before the first of them its settings may still be mended.
+BEGUN = ("state.json", "slots", "evaluations", "data", "checkpoints")
 LOOKED_AT = 2000  # records whose length is checked before the first step
 VERSIONS = ("tutelage", "torch", "transformers", "accelerate", "safetensors")
 
@@ -258,7 +260,8 @@ class Runner:
     def _identify(self, recipe: Recipe) -> None:
         """Refuse a folder that holds another run; otherwise write the resolved run."""
         text, file = self.run.to_toml(), self.folder / "run.toml"
-        if file.exists() and file.read_text() != text:
+        begun = any((self.folder / part).exists() for part in BEGUN)
+        if begun and file.exists() and file.read_text() != text:
             raise StoreError(
                 f"run folder {self.folder}",
                 got=f"a run with other settings: {_first_difference(file.read_text(), text)}",
@@ -280,9 +283,9 @@ class Runner:
         return _name(at) in self._state
 
     def _remember(self, at: Sequence[str]) -> None:
+        self._account()
         if not self._done(at):
-            self._account()
-        self._state.append(_name(at))
+            self._state.append(_name(at))
         store.write_text(self.folder / "state.json", json.dumps({"done": self._state}))
 
     def _load_slots(self, saved: store.Checkpoint) -> None:

@@ -1,0 +1,103 @@
+"""Note: compute a signal once and write its values on the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.context import Context
+from ...core.errors import SettingError
+from ...core.record import Piece, Record
+from ...core.signal import Couples, Signal
+from ...core.voice import Says
+from ...core.workspace import Workspace
+from ..collate import Collate
+from ..render import render
+
+LONGEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Note:
+    """The values of a signal, without gradient, as they are when the rows are made; ``Noted`` reads them later.
+
+    What must stay as it was at rollout time belongs here: old log-probabilities, rewards, a teacher's scores. A signal
+    over tokens is written on the trained pieces, one number a token; one over rows on the record.
+
+    Args:
+        name: The note's name.
+        signal: What is computed; its reads name model slots, or ``voices``.
+        batch_size: Rows computed at once; groups are not split.
+        voices: Voices besides the model slots.
+    """
+
+    name: str
+    signal: Signal
+    batch_size: int = 16
+    voices: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SettingError(
+                "Note.batch_size", got=str(self.batch_size), expected="at least 1", remedy="16 is usual."
+            )
+
+    @property
+    def reads(self) -> str:
+        """What it must see at once: that is decided by what the signal couples."""
+        most = _coupling(self.signal)
+        return "whole" if most is Couples.BATCH else "group" if most is Couples.GROUP else "row"
+
+    def asks(self) -> tuple[tuple[str, str], ...]:
+        """What it needs of whom."""
+        return tuple((r.who, r.what.split(".")[0]) for r in self.signal.reads() if r.who not in self.voices)
+
+    def __call__(self, records: Iterator[Record], ws: Workspace) -> Iterator[Record]:
+        """The records, with the note."""
+        size = self.batch_size if self.reads == "row" else None
+        while rows := list(islice(records, size)):
+            yield from self._written(rows, ws)
+
+    def _written(self, rows: list[Record], ws: Workspace) -> Iterator[Record]:
+        speakers: dict[str, Any] = {slot: Says(slot) for slot in ws.models} | dict(self.voices)
+        asked = next((r.who for r in sorted(self.signal.reads(), key=repr) if r.who in ws.models), None)
+        model = ws.models[asked if asked is not None else next(iter(ws.models))]
+        batch = Collate(model.tokenizer, getattr(model, "max_positions", None) or LONGEST)(rows)
+        if hasattr(model, "device"):
+            batch = batch.to(model.device)
+        wants: dict[str, set[str]] = {}
+        for read in self.signal.reads():
+            wants.setdefault(read.who, set()).add(read.what)
+        with torch.no_grad():
+            ctx = Context(batch, speakers, {w: frozenset(f) for w, f in wants.items()}, frozenset(), ws)
+            over = self.signal.over or "tokens"
+            values = ctx(self.signal).expand(len(batch.units[over])).cpu()
+        row = batch.units[over].row.cpu()
+        for number, record in enumerate(rows):
+            own = values[row == number]
+            yield self._on_row(record, own) if over == "rows" else self._on_pieces(record, own, model.tokenizer)
+
+    def _on_row(self, record: Record, values: Tensor) -> Record:
+        return replace(record, notes={**record.notes, self.name: float(values[0])})
+
+    def _on_pieces(self, record: Record, values: Tensor, tokenizer: Any) -> Record:
+        rest = values.tolist()
+        sizes = {s.piece: len(s.ids) for s in render(record, tokenizer) if s.trains}
+        # a first token, which nothing predicts, is not a unit: its note is 0 and never read
+        rest = [0.0] * (sum(sizes.values()) - len(rest)) + rest
+        pieces: list[Piece] = []
+        for number, piece in enumerate(record.pieces):
+            if number in sizes:
+                mine, rest = tuple(rest[: sizes[number]]), rest[sizes[number] :]
+                piece = replace(piece, notes={**piece.notes, self.name: mine})
+            pieces.append(piece)
+        return replace(record, pieces=tuple(pieces))
+
+
+def _coupling(signal: Signal) -> Couples:
+    return max([signal.couples, *(_coupling(c) for c in signal.children())])
