@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,27 +55,17 @@ class Fixed(nn.Module):
         self.register_buffer("weight", torch.eye(SYMBOLS))
 
 
-class Chain(nn.Module):
-    """A causal model whose next-token logits are a table over the last one or two symbols.
+class Body(nn.Module):
+    """A table of logits over the last one or two symbols, Float[12^order 12]; with a cache, the symbols are its keys.
 
-    With a cache, the symbols themselves are its keys. The first symbol of a row has no neighbour; no trained position
-    follows it directly, because prompts have two symbols.
+    The first symbol of a row has no neighbour; no trained position follows it directly, because prompts have two.
     """
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.order = logits.dim() - 1
         self.table = nn.Parameter(logits.reshape(-1, SYMBOLS).clone())
-        self.layers, self.head = nn.ModuleList([nn.Identity()]), Fixed()
-        self.config = SimpleNamespace(num_hidden_layers=1, hidden_size=SYMBOLS, max_position_embeddings=None)
-        self.config.get_text_config = lambda decoder=True: self.config
-
-    @property
-    def base_model(self) -> Any:
-        return self.forward
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.head
+        self.layers = nn.ModuleList([nn.Identity()])
 
     def forward(self, input_ids: Tensor, past_key_values: Any = None, **ignored: Any) -> Any:
         seen = input_ids
@@ -86,27 +76,24 @@ class Chain(nn.Module):
         place = input_ids if self.order == 1 else before * SYMBOLS + input_ids
         return SimpleNamespace(last_hidden_state=self.table[place])
 
+
+class Chain(nn.Module):
+    """A Markov chain with the interface of a causal model of transformers."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.base_model, self.head = Body(logits), Fixed()
+        self.config = SimpleNamespace(num_hidden_layers=1, hidden_size=SYMBOLS, max_position_embeddings=None)
+        self.config.get_text_config = lambda decoder=True: self.config
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
     def log_probs(self) -> Tensor:
         """Float64[a b c]: ``log P(c | a b)``; a student's does not depend on a."""
-        table = self.table.detach().double().log_softmax(-1)
-        shape = (1, SYMBOLS, SYMBOLS) if self.order == 1 else (SYMBOLS,) * 3
+        table = self.base_model.table.detach().double().log_softmax(-1)
+        shape = (1, SYMBOLS, SYMBOLS) if self.base_model.order == 1 else (SYMBOLS,) * 3
         return table.reshape(shape).expand(SYMBOLS, SYMBOLS, SYMBOLS)
-
-
-class Body(Chain):
-    """A chain whose body is a module, as ``Causal.layers`` looks for."""
-
-    @property
-    def base_model(self) -> Any:
-        inner = self
-
-        class Inside:
-            layers = inner.layers
-
-            def __call__(self, **inputs: Any) -> Any:
-                return inner(**inputs)
-
-        return Inside()
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -170,7 +157,7 @@ class World:
 
     def wrap(self, name: str, logits: Tensor) -> Causal:
         """Logits as a model."""
-        return Causal(name, Body(logits).eval(), tokenizer())
+        return Causal(name, Chain(logits).eval(), tokenizer())
 
     def blank(self) -> Causal:
         """A student that knows nothing: every symbol is as likely."""
@@ -287,6 +274,3 @@ def surprising(claims: Iterable[Claim]) -> list[str]:
 
 def _span(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-__all__ = ["FIGURES", "LENGTH", "SEEDS", "Chain", "Claim", "World", "best_cover", "claim", "exact", "finding", "replace", "surprising"]

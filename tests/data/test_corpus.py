@@ -134,3 +134,18 @@ def test_a_missing_extra_says_how_to_install_it(tmp_path, monkeypatch, name, pac
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(MissingExtra, match=r"pip install 'tutelage\[data\]'"):
         read(path)
+
+
+def test_rows_that_a_run_wrote_are_read_back_as_they_were(tmp_path):
+    from tutelage.core.record import Piece, Record
+
+    rows = [
+        Record(f"r{i}", (Piece("q", "user"), Piece("a", "assistant", "teacher", trains=True, ids=(1, 2), notes={"drawn": (-0.5, -1.0)}, stop="eos")), group="g")
+        for i in range(2)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r.to_dict()) + "\n" for r in rows))
+    assert read(file) == rows
+    file.write_text('{"id": "x", "pieces": [{"role": "user"}]}\n')
+    with pytest.raises(DataError, match="line 1"):
+        read(file)

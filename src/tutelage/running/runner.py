@@ -19,12 +19,11 @@ from ..core.errors import StoreError
 from ..core.needs import stages
 from ..core.recipe import Change, Evaluate, Generate, Recipe, Repeat, Stage, Train
 from ..core.record import Record
-from ..core.schedule import Progress
 from ..core.workspace import Slots, Workspace
 from ..data.collate import Collate, split
 from ..data.store import RowStore, generate, row_key
 from ..evaluation.evaluate import evaluate, merge
-from ..evaluation.metrics.collapse import CollapseWatch, figures
+from ..evaluation.metrics.collapse import CollapseWatch
 from ..evaluation.report import report
 from ..models.export import export
 from ..models.sample import Sampling
@@ -35,6 +34,7 @@ from ..training.loop import Loop, module_of
 from ..voices.says import Says
 from . import assemble
 from .runfile import RunFile
+from .watchers import Cuts, Rounds
 
 GENERATE_BATCH = 32
 # What a run makes; before the first of them its settings may still be mended.
@@ -171,7 +171,7 @@ class Runner:
             self.metrics,
             self.listener,
             look=self._look(),
-            watchers=(_Cuts(collate, self.say), _Rounds(watch)),
+            watchers=(Cuts(collate, self.say), Rounds(watch)),
         )
         loop.run()
         if self.processes.main:
@@ -341,40 +341,6 @@ class Runner:
             "recipe_hash": table["recipe_hash"],
             "versions": table["versions"],
         }
-
-
-@dataclass
-class _Cuts:
-    """Says once that truncation cuts answers."""
-
-    collate: Collate
-    say: Any
-
-    def __call__(self, progress: Progress, records: Sequence[Record], means: Mapping[str, float]) -> Sequence[str]:
-        cut = self.collate.report(records) if progress.step == 0 else None
-        if cut and cut.num_rows:
-            self.say(
-                f"Stage {progress.stage!r}: max_length={self.collate.max_length} cuts the end of {cut.num_rows} of "
-                f"{len(records)} answers in the first batch."
-            )
-        return ()
-
-
-@dataclass
-class _Rounds:
-    """Looks for collapse in what the student writes."""
-
-    watch: CollapseWatch
-
-    def __call__(self, progress: Progress, records: Sequence[Record], means: Mapping[str, float]) -> Sequence[str]:
-        written = [p for r in records for p in r.trained() if p.author == "student" and p.ids]
-        if not written:
-            return ()
-        # The mean of -log q over what was sampled estimates the entropy without another pass.
-        surprises = [-x for p in written for x in p.notes.get("log_prob", ())]
-        entropy = sum(surprises) / len(surprises) if surprises else None
-        answers, cut = [p.ids or () for p in written], [p.stop == "length" for p in written]
-        return self.watch.see(figures(answers, cut=cut, entropy_nats=entropy))
 
 
 def recipe_hash(run: RunFile, recipe: Recipe) -> str:

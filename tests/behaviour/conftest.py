@@ -1,0 +1,47 @@
+"""The laboratory, and where a behaviour test puts what it found."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """The module of Markov chains."""
+    path = Path(__file__).with_name("laboratory.py")
+    spec = importlib.util.spec_from_file_location("behaviour_laboratory", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def measure(lab, tmp_path):
+    """Figures by arm, one a seed: ``measure(arms, **settings)``, where ``arms(world)`` gives a student by name."""
+
+    def run(arms, **settings):
+        out = {}
+        for seed in lab.SEEDS:
+            world = lab.World(seed, tmp_path, **settings)
+            for name, student in arms(world).items():
+                out.setdefault(name, []).append(world.figures(student))
+        return out
+
+    return run
+
+
+@pytest.fixture
+def found(lab, record_property):
+    """Keep a finding for ``python -m tools.behaviour``, then hold the test to its claims."""
+
+    def keep(caption, arms, *claims):
+        record_property("finding", json.dumps(lab.finding(caption, arms, claims)))
+        assert not (wrong := lab.surprising(claims)), wrong
+
+    return keep
