@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -87,8 +88,8 @@ def test_run_then_report_evaluate_and_compare(tutelage, run_file, new_run, data_
         assert word in told.out, (word, told.out)
     table = new_run()
     folder = f"{table['output']}/tiny"
-    assert tomllib.loads(open(f"{folder}/run.toml").read())["seed"] == 7
-    assert "--set seed=7" in json.loads(open(f"{folder}/run.json").read())["command"]
+    assert tomllib.loads(Path(folder, "run.toml").read_text())["seed"] == 7
+    assert "--set seed=7" in json.loads(Path(folder, "run.json").read_text())["command"]
     assert tutelage("report", folder).code == 0
     wanted = ("--teacher", table["models"]["teacher"], "--data", data_folder / "held.jsonl", "--chat", "--num-records", "3")
     told = tutelage("evaluate", f"{folder}/student", *wanted)

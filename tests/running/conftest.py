@@ -15,7 +15,7 @@ import pytest
 from tutelage.models.export import export
 
 WORKER = Path(__file__).with_name("worker.py")
-WORDS = "one two three four five six seven eight nine ten red green blue then there in the end".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "red", "green", "blue", "then", "there", "in", "the", "end"]
 
 
 def rows(start: int, count: int) -> list[dict[str, str]]:

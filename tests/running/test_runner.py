@@ -190,7 +190,7 @@ def test_a_damaged_part_is_named_and_going_on_is_possible(file, content, whole, 
     [({"seed": 6}, "seed = 6"), ({"args__max_tokens": 7}, "max_tokens = 7"), ({"train__imitate__steps": 9}, "steps = 9")],
 )
 def test_a_folder_of_another_run_is_refused(change, shown, new_run, whole):
-    folder, table = whole(new_run)
+    folder, _ = whole(new_run)
     before = weights(folder)
     with pytest.raises(StoreError, match="a run with other settings") as caught:
         tutelage.run({**new_run(folder.parent, **change)})

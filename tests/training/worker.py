@@ -22,8 +22,9 @@ from tutelage.data.steps.ask import Ask
 from tutelage.signals.divergences import Jensen, kl_reverse
 from tutelage.signals.match import Match
 from tutelage.training.distributed import Processes
+from tutelage.training.interrupt import Interrupted
 from tutelage.training.log import Metrics, Silent
-from tutelage.training.loop import Interrupted, Loop
+from tutelage.training.loop import Loop
 from tutelage.training.settings import TrainSettings
 from tutelage.voices.itself import Ema
 from tutelage.voices.says import Says

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -86,3 +87,9 @@ class Processes:
     def wrap(self, modules: Mapping[str, nn.Module]) -> nn.Module:
         """One module over those that an update moves, with gradient exchange where there are several processes."""
         return self.accelerator.prepare(Together(modules))
+
+    @staticmethod
+    def alone(wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Hold back gradient exchange: for all micro-batches but the last."""
+        hold: Any = getattr(wrapped, "no_sync", None)
+        return hold() if hold is not None else nullcontext()

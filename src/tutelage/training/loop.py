@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -26,16 +23,13 @@ from ..core.workspace import Workspace
 from . import checkpoint as store
 from . import optim
 from .distributed import Processes
+from .interrupt import Interrupted, ctrl_c
 from .log import Listener, Metrics, Silent
 from .settings import TrainSettings
 from .step import Outcome, Plan, run_update
 
 Look = Callable[[Workspace], float]
 Watcher = Callable[[Progress, Sequence[Record], Mapping[str, float]], Sequence[str]]
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; a checkpoint was written."""
 
 
 @dataclass
@@ -97,7 +91,7 @@ class Loop:
         self.best = math.inf if done == 0 else self.best
         self.listener.stage(self.stage.name, self.settings.steps, done)
         saved = perf_counter()
-        with _ctrl_c() as stopped:
+        with ctrl_c() as stopped:
             for step in range(done, self.settings.steps):
                 self._step(Progress(self.stage.name, step, self.settings.steps))
                 last = step + 1 == self.settings.steps
@@ -159,7 +153,7 @@ class Loop:
             backward=lambda value: accelerator.backward(value * self.processes.world),
             reduce=self.processes.sum,
             inside=moving.wrapped,
-            last_only=lambda: _no_sync(moving.wrapped),
+            last_only=lambda: self.processes.alone(moving.wrapped),
         )
         norm = float(torch.nn.utils.clip_grad_norm_(moving.parameters, self.settings.clip_norm))
         if not math.isfinite(norm):
@@ -300,34 +294,7 @@ def module_of(model: Any) -> nn.Module:
 
 
 def _tokens(batch: Batch) -> int:
+    """Real tokens of a batch: each row has one at position 0, as padding has, and the rest beyond it."""
     view = batch.views.get("main")
-    if view is None or "input_ids" not in view.inputs:
-        return len(batch.units["tokens"])
-    mask = view.inputs.get("attention_mask")
-    real = mask if mask is not None and mask.dim() == 2 else None
-    return int(real.sum()) if real is not None else int(view.inputs["input_ids"].numel())
-
-
-def _no_sync(wrapped: nn.Module) -> AbstractContextManager[None]:
-    hold = getattr(wrapped, "no_sync", None)
-    return hold() if hold is not None else nullcontext()
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a wish to stop after the step; a second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    previous = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    positions = None if view is None else view.inputs.get("position_ids")
+    return len(batch.units["tokens"]) if positions is None else int((positions > 0).sum()) + batch.num_rows
