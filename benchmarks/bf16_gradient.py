@@ -24,7 +24,15 @@ def run(device: str, quick: bool) -> Result:
             some = half.first(len(half.hidden))
             got = some.ours(compare) if arm == "ours" else some.dense(compare)
             errors = [relative(a, b) for a, b in zip(some.gradients(got), right, strict=True)]
-            rows.append((name, arm, 100 * errors[0], 100 * errors[1], 100 * abs(float(got) / float(value) - 1)))
+            rows.append(
+                (
+                    name,
+                    arm,
+                    100 * errors[0],
+                    100 * errors[1],
+                    100 * abs(float(got.detach()) / float(value.detach()) - 1),
+                )
+            )
     return Result(
         "bf16_gradient",
         "Hidden states and heads in bfloat16; error in percent of the norm, against float64 on the same numbers.",

@@ -80,6 +80,26 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def start_peak(device: str) -> int:
+    """Forget the highest use of memory so far; returns what is in use now."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    forget = Path("/proc/self/clear_refs")
+    if forget.exists():
+        forget.write_text("5")
+    return highest(device)
+
+
+def highest(device: str) -> int:
+    """The highest use of memory since ``start_peak``, of the whole process where that cannot be told."""
+    status = Path("/proc/self/status")
+    if device.startswith("cuda") or not status.exists():
+        return peak_bytes(device)
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """The size of ``a - b`` relative to that of ``b``, both as one vector."""
     return float((a.double() - b.double()).norm() / b.double().norm())

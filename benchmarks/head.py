@@ -67,8 +67,8 @@ class Inputs:
     def first(self, count: int, dtype: torch.dtype | None = None) -> Inputs:
         """The first positions, leaves of their own, as another type if asked."""
         to = dtype or self.hidden.dtype
-        moving = [t.detach().to(to).clone().requires_grad_() for t in (self.hidden[:count], self.weight)]
-        return Inputs(*moving, self.teacher_hidden[:count].to(to), self.teacher_weight.to(to))
+        hidden, weight = (t.detach().to(to).clone().requires_grad_() for t in (self.hidden[:count], self.weight))
+        return Inputs(hidden, weight, self.teacher_hidden[:count].to(to), self.teacher_weight.to(to))
 
     def ours(self, divergence: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The mean divergence by the loss node."""

@@ -41,7 +41,8 @@ def tiny(name: str, seed: int, layers: int, dtype: torch.dtype) -> Causal:
     )  # fmt: skip
     torch.manual_seed(seed)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(WORDS)}, "0")))
-    return Causal(name, LlamaForCausalLM(config).to(dtype).eval(), words)
+    model: torch.nn.Module = LlamaForCausalLM(config)
+    return Causal(name, model.to(dtype).eval(), words)
 
 
 def ragged() -> list[Record]:
@@ -101,7 +102,7 @@ def run(device: str, quick: bool) -> Result:
     return Result(
         "invariance",
         "Largest difference of a gradient's entry from that of the whole batch, relative to the largest entry. Last "
-        "column, for comparison: the mean of the micro-batches' means, one row each, as loops that divide too early do.",
+        "column, for comparison: the mean of the means of micro-batches of one row, as loops that divide too early do.",
         {"rows": ROWS, "answers": "1 to 46 tokens", "micro-batch rows": list(splits)},
         ("dtype", "objective", "any split", "padded instead of packed", "mean of means"),
         tuple(rows),

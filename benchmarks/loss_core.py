@@ -41,7 +41,7 @@ def error(divergence: str, shape: tuple[int, int, int], device: str) -> dict[str
         some = inputs.first(SLICE)
         got = some.ours(compare) if how == "ours" else some.dense(compare)
         out[how] = max(relative(a, b) for a, b in zip(some.gradients(got), right, strict=True))
-        out[f"{how} value"] = abs(float(got) - float(value)) / float(value)
+        out[f"{how} value"] = relative(got.detach(), value.detach())
     return out
 
 
@@ -63,8 +63,8 @@ def run(device: str, quick: bool) -> Result:
     shapes = {n: dict(zip("PDV", s, strict=True)) for n, s in (QUICK if quick else SETTINGS).items()}
     return Result(
         "loss_core",
-        "Loss and gradients of hidden states and head, float32, median of 5 after 1, each arm in a fresh process. Peak: "
-        "memory added to the inputs, the gradients included. Errors: relative to float64 on 64 positions.",
+        "Loss and gradients of hidden states and head, float32, median of 5 after 1, each arm in a fresh process. "
+        "Peak: memory added to the inputs, the gradients included. Errors: relative to float64 on 64 positions.",
         {"shapes": shapes, "seed": 0},
         ("setting", "divergence", "arm", "seconds", "peak MB", "gradient error", "value error"),
         tuple(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -16,21 +17,31 @@ from .head import Inputs
 POSITIONS, TRAINED, SIZE, VOCABULARY, CHUNK = 512, 256, 64, 4096, 32
 
 
+class Saved:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(work: Callable[[], Tensor], inputs: Inputs) -> int:
-    """Bytes of the distinct tensors that autograd saves; the inputs, which exist anyway, are not counted."""
-    own = {t.untyped_storage().data_ptr() for t in vars(inputs).values()}
-    found: dict[int, int] = {}
+    """Bytes of the distinct tensors that the graph of a loss holds; the inputs, which exist anyway, are not counted.
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    What a forward pass saves and lets go before it returns is not held: only what is alive then counts.
+    """
+    alive: weakref.WeakSet[Saved] = weakref.WeakSet()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    def pack(tensor: Tensor) -> Saved:
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
         value = work()
+    own = {t.untyped_storage().data_ptr() for t in vars(inputs).values()}
+    held = {s.data_ptr(): s.nbytes() for s in (saved.tensor.untyped_storage() for saved in alive)}
     del value
-    return sum(found.values())
+    return sum(size for place, size in held.items() if place not in own)
 
 
 def masked(inputs: Inputs) -> Tensor:
@@ -75,7 +86,7 @@ def run(device: str, quick: bool) -> Result:
     for name, (own, work, again) in arms.items():
         value = work()
         formed = held(value)
-        rows.append((name, saved_bytes(work, own), formed, again, float(value)))
+        rows.append((name, saved_bytes(work, own), formed, again, float(value.detach())))
     return Result(
         "retained",
         "Bytes saved for the backward pass, the inputs not counted. Our node saves none: it holds the gradients "

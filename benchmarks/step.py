@@ -1,4 +1,4 @@
-"""One off-policy step of the real pair, 4 rows of about 190 tokens: ours beside the same step written with whole logits."""
+"""One off-policy step of the real pair, 4 rows of about 190 tokens: ours beside one written with whole logits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tutelage.training.settings import TrainSettings
 from tutelage.training.step import Plan, run_update
 from tutelage.voices.says import Says
 
-from .common import Result, fresh, peak_bytes, settle
+from .common import Result, fresh, highest, settle, start_peak
 from .pair import about, pair
 
 ROWS, LENGTH, REPEATS = 4, 190, 3
-PARTS = ("teacher body", "student body", "heads and loss", "backward", "optimiser")
+PARTS: tuple[str, ...] = ("teacher body", "student body", "heads and loss", "backward", "optimiser")
 
 
 class Watch:
@@ -93,8 +93,10 @@ def arm(how: str, device: str, rows: int, repeats: int) -> dict[str, Any]:
     batch = Collate(teacher.tokenizer, 512, pack=how == "ours")(records).to(torch.device(device))
     teacher.model.requires_grad_(False)
     student.model.requires_grad_(True).train()
-    optimizer = optim.adamw([("student", student.model)], TrainSettings())
-    base, watches, losses = peak_bytes(device), [], []
+    optimizer = optim.adamw([("student", student.model)], TrainSettings.model_validate({}))
+    base = start_peak(device)
+    watches: list[Watch] = []
+    losses: list[float] = []
     step = ours if how == "ours" else naive
     for _ in range(1 + repeats):
         watches.append(Watch(device))
@@ -107,7 +109,7 @@ def arm(how: str, device: str, rows: int, repeats: int) -> dict[str, Any]:
         "seconds": total,
         "loss": losses[0],
         "positions": positions,
-        "peak": peak_bytes(device) - base,
+        "peak": highest(device) - base,
     }
 
 
@@ -123,8 +125,8 @@ def run(device: str, quick: bool) -> Result:
     return Result(
         "step",
         f"Forward KL, float32, {got['positions']} trained positions, median of {1 if quick else REPEATS} after 1. "
-        "Ours packs rows and forms the gradient of the loss with it; 'backward' is then the bodies' alone. Peak: memory "
-        "added to models and batch.",
+        "Ours forms the gradient of the heads with the loss, so that 'backward' is the body's alone; it packs rows. "
+        "Peak: memory added to models and batch.",
         {"teacher": "SmolLM2-135M-Instruct", "student": "15 of 30 layers", "rows": ROWS, "tokens a row": LENGTH},
         ("arm", "seconds", "positions/s", *(f"{p}, s" for p in PARTS), "peak MB", "loss"),
         tuple(rows),

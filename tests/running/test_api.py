@@ -83,7 +83,9 @@ def test_a_run_file_is_a_value(new_run, tmp_path):
     run = tutelage.RunFile(**new_run())
     file = tmp_path / "it.toml"
     file.write_text(run.to_toml())
-    assert runfile.read(file) == run
+    again = runfile.read(file)
+    assert again.to_toml() == run.to_toml()
+    assert all(again.settings(stage) == run.settings(stage) for stage in ("", "imitate", "correct"))
     assert runfile.read(file, ["train.imitate.steps=9", "name=other", "args.max_tokens=8"]).settings("imitate").steps == 9
     with pytest.raises(StoreError):
         runfile.read(tmp_path / "none.toml")
