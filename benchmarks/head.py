@@ -55,13 +55,11 @@ class Inputs:
         """Normal numbers; logits of unit scale."""
         g = torch.Generator().manual_seed(0)
 
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=g)
+        def draw(count: int, scale: float) -> Tensor:
+            # scaled in place: a copy would count as memory of the inputs and hide as much of an arm's
+            return torch.randn(count, size, generator=g).mul_(scale).to(device, dtype)
 
-        # in this order, each freed before the next, so that no copy is left to count as an arm's memory
-        made = []
-        for count in (positions, vocabulary) * 2:
-            made.append((draw(count, size) / (size**0.5 if count == vocabulary else 1)).to(device, dtype))
+        made = [draw(count, scale) for count, scale in ((positions, 1.0), (vocabulary, size**-0.5)) * 2]
         return cls(made[0].requires_grad_(), made[1].requires_grad_(), made[2], made[3])
 
     def first(self, count: int, dtype: torch.dtype | None = None) -> Inputs:

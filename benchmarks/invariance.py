@@ -41,8 +41,8 @@ def tiny(name: str, seed: int, layers: int, dtype: torch.dtype) -> Causal:
     )  # fmt: skip
     torch.manual_seed(seed)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(WORDS)}, "0")))
-    model: torch.nn.Module = LlamaForCausalLM(config)
-    return Causal(name, model.to(dtype).eval(), words)
+    model = torch.nn.Module.to(LlamaForCausalLM(config), dtype)
+    return Causal(name, model.eval(), words)
 
 
 def ragged() -> list[Record]:

@@ -1,6 +1,7 @@
 """The behaviour tier: run the claimed effect of each recipe, and keep what was found in `docs/measured/`.
 
 python -m tools.behaviour                      every recipe; writes docs/measured/RECIPE.json
+python -m tools.behaviour opd                  the recipes that are named; writes nothing unless --write is given
 python -m tools.behaviour --changed --share 4  recipes that changed since they were measured, and a quarter of the
                                                others, by the day; writes nothing unless --write is given
 """
@@ -123,18 +124,21 @@ def settle(name: str, findings: Findings, write: bool) -> tuple[str, str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tier; the exit code is 1 if a claim failed or a recipe has no test."""
     parser = argparse.ArgumentParser("python -m tools.behaviour", description="The claimed effect of each recipe.")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="only these; writes nothing without --write")
     parser.add_argument("--changed", action="store_true", help="only recipes that changed since they were measured")
     parser.add_argument("--share", type=int, default=0, metavar="N", help="also one in N of the others, by the day")
     parser.add_argument("--write", action="store_true", help="keep what was found, as a full run does")
     asked = parser.parse_args(arguments)
     if asked.share < 0:
         parser.error(f"--share {asked.share}: expected a whole number from 1, or 0 for none")
-    names = chosen(catalog.names(), asked.changed, asked.share, date.today().toordinal())
+    if foreign := set(asked.recipes) - set(catalog.names()):
+        parser.error(f"{', '.join(sorted(foreign))}: expected recipes, of {', '.join(catalog.names())}")
+    names = asked.recipes or chosen(catalog.names(), asked.changed, asked.share, date.today().toordinal())
     untested = [n for n in names if not (TESTS / f"test_{n}.py").is_file()]
     files = [str(TESTS / f"test_{n}.py") for n in ("laboratory", *names) if n not in untested]
     findings, start = Findings(), time.perf_counter()
     code = int(pytest.main([*files, "-m", "behaviour", "-n", "0", f"--rootdir={ROOT}"], plugins=[findings]))
-    write = asked.write or not (asked.changed or asked.share)
+    write = asked.write or not (asked.recipes or asked.changed or asked.share)
     table = Table("recipe", "claims seen, of seeds", "figures", "", "seconds", title="Behaviour")
     for name in names:
         shown = ("no test", "", "failed") if name in untested else settle(name, findings, write)

@@ -22,5 +22,4 @@ def test_forward_kl(lab, measure, found):
         figures,
         lab.claim("Lower KL to the teacher than supervised, 32 texts", figures, lambda f: f[soft_few]["forward_kl"] < f[few]["forward_kl"]),
         lab.claim("The same, 512 texts", figures, lambda f: f[soft_many]["forward_kl"] < f[many]["forward_kl"]),
-        lab.claim("32 texts with distributions teach more than 512 without", figures, lambda f: f[soft_few]["forward_kl"] < f[many]["forward_kl"], expected=False),
     )

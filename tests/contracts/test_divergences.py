@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from tutelage.core.errors import SettingError
 from tutelage.signals.divergences import (
-    Alpha, Jensen, Renyi, SkewedForward, SkewedReverse, Tempered, hellinger, kl_forward, kl_reverse, total_variation,
+    Alpha,
+    Jensen,
+    Renyi,
+    SkewedForward,
+    SkewedReverse,
+    Tempered,
+    hellinger,
+    kl_forward,
+    kl_reverse,
+    total_variation,
 )
 
 

@@ -145,7 +145,7 @@ def test_infonce_tells_every_pair_apart(train):
     """In-batch contrast is cross-entropy over a head whose classes are the batch itself."""
     texts, images = Table(6, 2, size=8, seed=1), Table(6, 2, size=8, seed=2)
     against = Read("images", "pooled", (AgainstBatch(Read("texts", "pooled", over="rows"), scale=10.0),), over="rows")
-    every = lambda step, ws: [record(f"{step}-{x}", x, 0) for x in range(6)]  # noqa: E731
+    every = lambda step, ws: [record(f"{step}-{x}", x, 0) for x in range(6)]
     models = {"texts": texts, "images": images}
     taken = train(models, every, Update((Term("contrast", Targets(against)),), moves=("texts", "images")), steps=100, rate=0.05)
     assert taken[0]["contrast"] > 1 and taken[-1]["contrast"] < 0.02
@@ -232,7 +232,7 @@ def test_one_step_generator_with_a_critic_matches_the_distribution(train):
     follow = Match(squared_error, q=Read("fake", "x", **over), p=Read("clip", "x", **over))
     student = Affine()
     voices = {"clip": Generated(), "fake": Denoised(), "pulled": Pulled()}
-    many = lambda step, ws: [record(f"{step}-{i}", 0, 0) for i in range(256)]  # noqa: E731
+    many = lambda step, ws: [record(f"{step}-{i}", 0, 0) for i in range(256)]
     train(
         {"student": student}, many,
         Update((Term("fake", follow, per=per_row),), moves=("fake",), fresh=True, learning_rate=3.0),

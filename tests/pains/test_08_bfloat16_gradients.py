@@ -53,7 +53,7 @@ def test_gradients_of_a_bfloat16_model(compare, new_causal):
 
     exact, right = by_hand(lambda z: z)
     _, rounded = by_hand(lambda z: z + (z.bfloat16().double() - z).detach())
-    error = lambda g: float((g.double() - right).norm() / right.norm())  # noqa: E731
+    error = lambda g: float((g.double() - right).norm() / right.norm())
     assert error(rounded) > 0.03, "the fault would be seen"
     assert error(got) < 0.004, "what is left is the gradient's own rounding to bfloat16"
     assert float(value.detach()) == pytest.approx(exact, rel=1e-4)

@@ -51,7 +51,7 @@ class Fixed:
 
 def context():
     g = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    draw = lambda *shape: torch.randn(*shape, generator=g)
     hidden, weight = draw(U, D).requires_grad_(), draw(V, D).requires_grad_()
     rows = torch.arange(U) // 64
     units = {"tokens": Units(rows, torch.arange(U) % 64, torch.randint(V, (U,), generator=g))}

@@ -155,7 +155,7 @@ def test_a_lost_part_is_made_again(lost, whole, new_run, forks, tmp_path):
     told = forks(new_run("copy"))
     assert told["code"] == 0, told["said"]
     assert weights(copy) == weights(folder) and fidelity(copy) == fidelity(folder)
-    order = lambda row: (row["stage"], row["step"])  # noqa: E731  (a stage that is run again stands last)
+    order = lambda row: (row["stage"], row["step"])  # a stage that is run again stands last
     assert sorted(metrics(copy), key=order) == sorted(metrics(folder), key=order)
 
 
