@@ -27,13 +27,12 @@ def pair(device: str) -> tuple[Causal, Causal]:
 
 
 def problems(count: int) -> list[Record]:
-    """The first problems with their answers, as chat; every token trains."""
-    rows = read(PROBLEMS, columns={"prompt": "question", "completion": "answer"}, chat=True, limit=count)
-    return [prompts_too(row) for row in rows]
+    """The first problems with their answers, as chat."""
+    return read(PROBLEMS, columns={"prompt": "question", "completion": "answer"}, chat=True, limit=count)
 
 
 def about(count: int, length: int, causal: Causal) -> list[Record]:
-    """The first problems whose rows are nearest to a length, in tokens."""
-    some = problems(16 * count)
+    """Of the first problems those whose rows are nearest to a length in tokens; questions train as well."""
+    some = [prompts_too(row) for row in problems(16 * count)]
     sizes = {r.id: sum(len(s.ids) for s in render(r, causal.tokenizer)) for r in some}
     return sorted(some, key=lambda r: (abs(sizes[r.id] - length), r.id))[:count]

@@ -53,7 +53,7 @@ def theirs(student: Causal, prompts: list[list[int]], tokens: int) -> Callable[[
 def arm(how: str, device: str, rows: int, tokens: int, repeats: int) -> dict[str, float]:
     """An arm: tokens written in a call, and the median time of one."""
     _, student = pair(device)
-    prompts = [prompt_ids(r.__class__(r.id, r.pieces[:1]), student.tokenizer) for r in problems(rows)]
+    prompts = [prompt_ids(r, student.tokenizer) for r in problems(rows)]
     endless(student)
     work = (ours if how == "ours" else theirs)(student, prompts, tokens)
     return {"tokens": work(), "seconds": seconds(work, device, repeats=repeats, warm=0)}

@@ -238,7 +238,7 @@ def test_blends_are_lazy_and_exact(geometric, setting, tiles):
     p, q = s.log_p(), s.log_q()
     mixed = (0.3 * p + 0.7 * q).log_softmax(-1) if geometric else (0.3 * p.exp() + 0.7 * q.exp()).log()
     ctx = s.context(pool=Blend(("teacher", "student"), (0.3, 0.7), geometric))
-    value, values = node.total(ctx, "tokens", [Match(kl_forward, p=Read("pool"))], torch.ones(1, 13, dtype=torch.float64))
+    value, _ = node.total(ctx, "tokens", [Match(kl_forward, p=Read("pool"))], torch.ones(1, 13, dtype=torch.float64))
     want = kl_forward(q, mixed.detach()).sum()
     assert torch.allclose(value, want)
     assert close(grads(value, s.hidden, s.weight), grads(want, s.hidden, s.weight))

@@ -28,6 +28,7 @@ def strong_to_weak(
     temperature: float = 1.0,
     trains: str = "answer",
     data_share: float = 0.0,
+    data: str = "train",
 ) -> Recipe:
     """Learn from what the teacher writes, then be corrected on what the student writes.
 
@@ -37,6 +38,7 @@ def strong_to_weak(
         temperature: Of the student's sampling.
         trains: In the first stage, `answer` trains the answers and `all` the prompts' text as well.
         data_share: In the first stage, the share of rows with the data's own answers instead of the teacher's.
+        data: The data set that these rows come from.
 
     Limits:
         without the first stage: opd.
@@ -46,7 +48,7 @@ def strong_to_weak(
         raise SettingError(
             "strong_to_weak.data_share", got=str(data_share), expected="a share in [0, 1]", remedy="0 is the paper's."
         )
-    taught, given = Corpus("answers", trains=trains), Corpus("train", trains=trains)  # type: ignore[arg-type]
+    taught, given = Corpus("answers", trains=trains), Corpus(data, trains=trains)  # type: ignore[arg-type]
     source = Mixture(((taught, 1 - data_share), (given, data_share)), by="row") if data_share else taught
     ask = Ask("teacher", max_tokens=max_tokens, temperature=teacher_temperature)
     written = base.rollouts(max_tokens=max_tokens, temperature=temperature)

@@ -13,9 +13,11 @@ from ..core.errors import NeedError, SettingError, unknown
 from ..core.needs import WHITE_BOX, check, needs, stages
 from ..core.recipe import Generate, Recipe, Train
 from ..core.record import Record
+from ..core.schedule import walk
 from ..core.workspace import Workspace
 from ..data import corpus
 from ..data.render import render
+from ..data.source import Corpus
 from ..models.agree import agree
 from ..models.causal import Causal
 from ..models.export import export
@@ -44,6 +46,10 @@ def recipe_of(run: RunFile) -> Recipe:
             expected="a data set 'train'",
             remedy='Add: [data.train] path = "FILE.jsonl"',
         )
+    known = set(run.data) | {s.into for s in generated(recipe)}
+    for _, part in walk(recipe):
+        if isinstance(part, Corpus) and part.name not in known:
+            raise unknown(f"RunFile, data set of recipe {run.recipe!r}", part.name, known, "Name it under [data].")
     voices = {v for s in stages(recipe.stages) if isinstance(s, Train) for v in (*s.voices, *s.parts)}
     absent = set(needs(recipe)) - set(run.models) - voices
     if absent:

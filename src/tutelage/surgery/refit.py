@@ -56,7 +56,7 @@ def refit(
     rows: Rows,
     *,
     channels: Tensor | None = None,
-    ridge: float = 1e-2,
+    ridge: float = 0.1,
 ) -> None:
     """Re-solve each block's ``down_proj`` in place so that the student's stream follows the teacher's.
 

@@ -42,7 +42,7 @@ class Shrink:
     by: str | Chooser = "even"
     width: float | None = None
     refit: bool = True
-    ridge: float = 1e-2
+    ridge: float = 0.1
 
     def __post_init__(self) -> None:
         if isinstance(self.by, str) and self.by not in CHOOSERS:
