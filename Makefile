@@ -12,7 +12,7 @@ demo: setup
 demo-short: setup
 	$(BIN)/tutelage run examples/demo.toml --set name=demo-short --set output=$${OUTPUT:-runs} \
 	  --set data.train.limit=16 --set models.student.shrink.num_records=16 --set args.max_tokens=32 \
-	  --set train.imitate.steps=4 --set train.correct.steps=2 --set train.correct.batch_size=4 \
+	  --set train.learning_rate=1e-4 --set train.imitate.steps=4 --set train.correct.steps=2 --set train.correct.batch_size=4 \
 	  --set evaluate.num_records=4 --set evaluate.num_samples=1 --set evaluate.max_tokens=24
 	$(BIN)/python tools/check_demo.py $${OUTPUT:-runs}/demo-short
 

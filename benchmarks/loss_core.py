@@ -30,18 +30,19 @@ def arm(how: str, divergence: str, shape: tuple[int, int, int], device: str, rep
     return {"seconds": seconds(work, device, repeats=repeats), "peak": peak_bytes(device)}
 
 
-def error(divergence: str, shape: tuple[int, int, int], device: str) -> dict[str, float]:
-    """Relative errors against float64 on the first positions: value, and the worse of the two gradients."""
-    inputs, compare = Inputs.seeded(*shape, device=device), DIVERGENCES[divergence]
+def errors(shape: tuple[int, int, int], device: str) -> dict[str, dict[str, float]]:
+    """By divergence and arm, relative errors against float64 on the first positions: value, worse of the gradients."""
+    inputs, out = Inputs.seeded(*shape, device=device), {}
     exact = inputs.first(SLICE, torch.float64)
-    value = exact.dense(compare)
-    right = exact.gradients(value)
-    out = {}
-    for how in ("ours", "dense"):
-        some = inputs.first(SLICE)
-        got = some.ours(compare) if how == "ours" else some.dense(compare)
-        out[how] = max(relative(a, b) for a, b in zip(some.gradients(got), right, strict=True))
-        out[f"{how} value"] = relative(got.detach(), value.detach())
+    for divergence, compare in DIVERGENCES.items():
+        value = exact.dense(compare)
+        right = exact.gradients(value)
+        out[divergence] = {}
+        for how in ("ours", "dense"):
+            some = inputs.first(SLICE)
+            got = some.ours(compare) if how == "ours" else some.dense(compare)
+            worst = max(relative(a, b) for a, b in zip(some.gradients(got), right, strict=True))
+            out[divergence] |= {how: worst, f"{how} value": relative(got.detach(), value.detach())}
     return out
 
 
@@ -51,8 +52,8 @@ def run(device: str, quick: bool) -> Result:
     for name, shape in (QUICK if quick else SETTINGS).items():
         how = {"shape": shape, "device": device}
         base = fresh("benchmarks.loss_core:arm", how="inputs", divergence="forward KL", repeats=0, **how)["peak"]
-        for divergence in DIVERGENCES:
-            wrong = fresh("benchmarks.loss_core:error", divergence=divergence, **how)
+        all_wrong = fresh("benchmarks.loss_core:errors", **how)
+        for divergence, wrong in all_wrong.items():
             for arm_name in ("ours", "dense"):
                 repeats = 1 if quick else 5
                 got = fresh("benchmarks.loss_core:arm", how=arm_name, divergence=divergence, repeats=repeats, **how)

@@ -28,7 +28,7 @@ def problems(folder: Path) -> list[str]:
         kl, top1 = result[name]["fidelity"]["kl"], result[name]["fidelity"]["top1"]
         if not (math.isfinite(kl) and 0 <= top1 <= 1):
             found.append(f"{name}: KL {kl}, top-1 {top1}")
-    if result["after"]["fidelity"]["kl"] > 1.05 * result["before"]["fidelity"]["kl"]:
+    if result["after"]["fidelity"]["kl"] > 1.1 * result["before"]["fidelity"]["kl"]:
         found.append("training made the KL worse")
     page = (folder / "report.html").read_text()
     if "http://" in page.split("<body", 1)[-1][:2000] or len(page) < 100_000:

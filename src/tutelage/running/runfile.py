@@ -32,7 +32,7 @@ class ShrinkSettings(BaseModel):
     by: Literal["even", "influence"] = Field("even", description="How blocks are chosen when layers is a number.")
     width: float | None = Field(None, gt=0, le=1, description="Share of heads and channels that stay.")
     refit: bool = Field(True, description="Re-solve the kept blocks in closed form on calibration rows.")
-    ridge: float = Field(0.1, ge=0, description="Ridge of the refit.")
+    ridge: float = Field(0.1, gt=0, description="Ridge of the refit.")
     rows: str = Field("train", description="The data set that calibrates.")
     num_records: int = Field(48, ge=1, description="How many of its records.")
 

@@ -82,7 +82,7 @@ def refit(
 def check_refit(causal: Causal, rows: Rows, ridge: float) -> None:
     """Raise unless a refit of this model with these settings can work."""
     if not ridge > 0:
-        raise SettingError("refit.ridge", got=repr(ridge), expected="a number above 0", remedy="The default is 0.01.")
+        raise SettingError("refit.ridge", got=repr(ridge), expected="a number above 0", remedy="The default is 0.1.")
     if not any(len(row) for row in rows):
         raise SettingError(
             "refit",
