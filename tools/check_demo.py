@@ -45,9 +45,7 @@ def loads(folder: Path) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder / "student")
     model = AutoModelForCausalLM.from_pretrained(folder / "student")
     messages = [{"role": "user", "content": "What is 2 + 3?"}]
-    prompt = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     out = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     return [] if out.shape[1] > prompt["input_ids"].shape[1] else ["the student writes nothing"]
 

@@ -31,7 +31,7 @@ def needs(recipe: Recipe) -> dict[str, frozenset[str]]:
                 for read in part.own_reads():
                     found.setdefault(read.who, set()).add(_need(read, tops))
             asks: Any = getattr(part, "asks", None)
-            if callable(asks):
+            if asks is not None:
                 for who, what in asks():
                     found.setdefault(who, set()).add(what)
         for update in stage.updates if isinstance(stage, Train) else ():
