@@ -18,7 +18,7 @@ demo-short: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not behaviour"
-	OMP_NUM_THREADS=2 $(BIN)/python -m tools.behaviour --changed --share 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.behaviour --changed --share 4
 
 setup: $(STAMP)
 
@@ -37,7 +37,7 @@ lint: setup
 	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
 behaviour: setup
-	OMP_NUM_THREADS=2 $(BIN)/python -m tools.behaviour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.behaviour
 
 bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks all
