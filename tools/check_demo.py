@@ -28,8 +28,9 @@ def problems(folder: Path) -> list[str]:
         kl, top1 = result[name]["fidelity"]["kl"], result[name]["fidelity"]["top1"]
         if not (math.isfinite(kl) and 0 <= top1 <= 1):
             found.append(f"{name}: KL {kl}, top-1 {top1}")
-    if result["after"]["fidelity"]["kl"] > 1.1 * result["before"]["fidelity"]["kl"]:
-        found.append("training made the KL worse")
+    # a handful of steps need not help, but must not break what the refit gave
+    if result["after"]["fidelity"]["kl"] > 1.5 * result["before"]["fidelity"]["kl"]:
+        found.append("training made the KL much worse")
     page = (folder / "report.html").read_text()
     if "http://" in page.split("<body", 1)[-1][:2000] or len(page) < 100_000:
         found.append("report.html is not whole")
