@@ -63,6 +63,13 @@ def make_causal(name: str = "tiny", *, seed: int = 0, tokenizer: object = None, 
     return Causal(name, model, tokenizer)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's name is the same in every process: an address in it would stop parallel runs at their collection."""
+    addressed = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if addressed:
+        raise pytest.UsageError(f"these tests are named by an address in memory; give them ids: {addressed[:3]}")
+
+
 @pytest.fixture(scope="session")
 def new_causal() -> Callable[..., Causal]:
     """A maker of tiny models, for tests that change them."""

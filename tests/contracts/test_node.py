@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tutelage.core import node
 from tutelage.core.context import Context
+from tutelage.core.describe import describe
 from tutelage.core.errors import DataError, NeedError, UnknownName
 from tutelage.core.scores import Dense, Head, Kept, Lazy
 from tutelage.core.signal import Noted, Read, Still
@@ -61,7 +62,7 @@ class _Says:
 
 
 SIGNALS = {
-    **{f"match {c}": Match(c) for c in COMPARES},
+    **{f"match {describe(c)}": Match(c) for c in COMPARES},
     "top teacher": Match(kl_forward, on=Top(4)),
     "top student renormalised": Match(kl_reverse, on=Top(3, of="student", rest="renormalise")),
     "targets": Targets(),
