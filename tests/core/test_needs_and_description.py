@@ -25,7 +25,7 @@ def recipe_of(loss) -> Recipe:
 
 
 def test_needs():
-    assert needs(catalog.build("supervised")) == {"student": {"next", "weights"}}
+    assert needs(catalog.build("supervised")) == {"student": {"next.target", "weights"}}
     assert needs(catalog.build("seqkd"))["teacher"] == {"text"}
     assert needs(catalog.build("opd")) == {"student": {"next", "text", "weights"}, "teacher": {"next"}}
     assert needs(recipe_of(Match(kl_forward, on=Top(4))))["teacher"] == {"next.top"}

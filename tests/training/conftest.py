@@ -32,14 +32,14 @@ def world(tiny_pair, tmp_path):
     ws.models.update(teacher=tiny_pair.teacher, student=tiny_pair.student)
     records = [row(*r, group=f"g{i // 2}") for i, r in enumerate(RAGGED)]
 
-    def gradients(update, *, size=99, rows=records, scale=1.0, **how):
+    def gradients(update, *, size=99, rows=records, scale=1.0, voices=None, **how):
         collate = Collate(tiny_pair.tokenizer, 128, **how)
         for model in ws.models.values():
             model.model.requires_grad_(False).eval()
         student = tiny_pair.student.model
         student.requires_grad_(True).train()
         student.zero_grad()
-        plan = Plan.of(update, {slot: Says(slot) for slot in ws.models})
+        plan = Plan.of(update, {slot: Says(slot) for slot in ws.models} | dict(voices or {}))
         batches = [collate(part) for part in split(rows, size)]
         outcome = run_update(
             plan, batches, ws, Progress("train", 0, 10), backward=lambda v: (v * scale).backward(),

@@ -12,7 +12,7 @@ from tutelage.signals.divergences import Jensen, kl_forward, kl_reverse
 from tutelage.signals.match import Match, Targets, Top, squared_error
 from tutelage.signals.picks import Above, TopShare
 from tutelage.signals.policy import Clipped
-from tutelage.signals.pools import GroupNorm, RowSum
+from tutelage.signals.pools import GroupNorm, RowMean, RowSum
 from tutelage.signals.preference import PairSigmoid
 from tutelage.signals.readouts import Entropy, LogProb
 
@@ -97,11 +97,25 @@ def test_denominators(world):
     assert outcomes["all"].sum == pytest.approx(outcomes["kept"].sum)
 
 
-def test_batch_statistics_refuse_a_split(world):
-    update = Update((Term("kl", Match(kl_forward), weight=TopShare(0.5, by=Match(kl_forward))),))
+def test_batch_statistics_in_a_loss_refuse_a_split(world):
+    update = Update((Term("kl", Match(kl_forward) * TopShare(0.5, by=Match(kl_forward))),))
     world.gradients(update)
     with pytest.raises(NeedError, match="micro_batch_size"):
         world.gradients(update, size=2)
+
+
+@pytest.mark.parametrize("how", [{"size": 2}, {"size": 1, "padding": "left"}, {"size": 3, "pack": True}])
+def test_batch_statistics_in_a_weight_are_those_of_the_whole_round(how, world, difference):
+    """Also where a row's value, spread over its units, is ranked among all; and frozen voices are asked once."""
+    pick = TopShare(0.4, by=Match(kl_forward) * RowMean(Entropy()) - 0.1 * Noted("right", "rows"))
+    update = Update((Term("kl", Match(kl_reverse), weight=pick, per=kept(per_token)),))
+    want, told = world.gradients(update)
+    calls = world.ws.ledger.get("teacher", "predict").calls
+    got, same = world.gradients(update, **how)
+    assert difference(got, want) < 2e-6
+    assert same.loss == pytest.approx(told.loss, rel=1e-5) and same.tallies["kl"].count == told.tallies["kl"].count
+    parts = -(-len(world.records) // how["size"])
+    assert calls == 1 and world.ws.ledger.get("teacher", "predict").calls <= 1 + parts + 1
 
 
 def test_pairs_stay_together(world):

@@ -37,11 +37,13 @@ class Units:
         row: Int[U], the record of the batch.
         time: Int[U], the place among the row's units, from 0.
         target: Int[U] or None, the category the data names (the next token's id).
+        part_of: By the name of a coarser unit list, Int[U]: the unit there that each is part of, -1 for none.
     """
 
     row: Tensor
     time: Tensor
     target: Tensor | None = None
+    part_of: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.row.shape[0])
@@ -49,7 +51,8 @@ class Units:
     def to(self, device: torch.device) -> Units:
         """The same units on a device."""
         target = None if self.target is None else self.target.to(device)
-        return Units(self.row.to(device), self.time.to(device), target)
+        parts = {name: home.to(device) for name, home in self.part_of.items()}
+        return Units(self.row.to(device), self.time.to(device), target, parts)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from . import node
 from .batch import Batch, Units
 from .errors import DataError, NeedError, unknown
 from .schedule import Progress
-from .scores import Lazy, Scores
+from .scores import Chunk, Lazy, Scores
 from .seeds import generator
 from .signal import Couples, Read, Signal, Still, full
 
@@ -46,6 +46,7 @@ class Asks(Protocol):
     def target(self, over: str) -> Tensor: ...
     def note(self, name: str, over: str) -> Tensor: ...
     def full(self, value: float) -> Tensor: ...
+    def generator(self, name: str) -> torch.Generator: ...
     @property
     def batch(self) -> Batch: ...
     @property
@@ -116,6 +117,15 @@ class Context:
                     value = lens(value, self)
             self._fields[read] = value
         return self._fields[read]
+
+    def lasting(self) -> Mapping[str, Mapping[str, Field]]:
+        """What voices have said that nothing moves: it holds for another context of the same batch and step."""
+        own = {w: v for w, v in self.voices.items() if w in self._said and not hasattr(v, "upstream")}
+        return {w: self._said[w] for w, v in own.items() if not v.slots() & self.moves}
+
+    def recall(self, said: Mapping[str, Mapping[str, Field]]) -> None:
+        """Take over what ``lasting`` gave, so that these voices are not asked again."""
+        self._said.update(said)
 
     def forget(self, who: Iterable[str]) -> None:
         """Drop what some voices said, because the weights behind them moved."""
@@ -214,7 +224,8 @@ class Context:
         """True if the tree below reads lazy scores and is not settled."""
         if signal in self._settled:
             return False
-        own = any(isinstance(self.field(r), Scores) and self.field(r).leaves() for r in signal.own_reads())
+        fields = [self.field(r) for r in signal.own_reads()]
+        own = any(isinstance(f, Scores) and (f.swept or f.leaves()) for f in fields)
         return own or any(self.costly(c) for c in signal.children())
 
     def local(self, signal: Signal) -> bool:
@@ -271,7 +282,7 @@ class Context:
 class Tile:
     """A few units of a context, with their log-probabilities at hand."""
 
-    def __init__(self, ctx: Context, over: str, index: Tensor, held: dict[int, Scores], rows: slice) -> None:
+    def __init__(self, ctx: Context, over: str, index: Tensor, held: Chunk, rows: slice) -> None:
         self.ctx, self.over, self.index, self.rows = ctx, over, index, rows
         self._held = held
         self._memo: dict[Signal, Tensor] = {}
@@ -315,6 +326,9 @@ class Tile:
 
     def full(self, value: float) -> Tensor:
         return torch.full(self.index.shape, value, device=self.index.device)
+
+    def generator(self, name: str) -> torch.Generator:
+        return self.ctx.generator(name)
 
 
 def spread(value: Tensor, of: str, over: str, units: Mapping[str, Units], index: Tensor | None = None) -> Tensor:

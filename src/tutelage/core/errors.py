@@ -9,6 +9,7 @@
     ├── DataError      (ValueError)        a record, file or batch cannot be used
     ├── ModelError     (ValueError)        weights, tokenizer or template cannot be used
     ├── StoreError     (OSError)           a cache, checkpoint or results file is missing, corrupt or foreign
+    ├── ServerError    (ConnectionError)   a model's server is down, slow, refuses or is no longer the same
     ├── MissingExtra   (ImportError)       an optional dependency is not installed
     └── Diverged       (ArithmeticError)   a loss or gradient is not finite
 
@@ -61,6 +62,13 @@ class ModelError(TutelageError, ValueError):
 class StoreError(TutelageError, OSError):
     """A cache, checkpoint or results file is missing, corrupt or belongs to something else."""
 
+    __str__ = TutelageError.__str__
+
+
+class ServerError(TutelageError, ConnectionError):
+    """A model's server is down, slow, refuses, or is no longer the same; ``status`` is its HTTP status, 0 for none."""
+
+    status = 0
     __str__ = TutelageError.__str__
 
 

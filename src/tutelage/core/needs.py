@@ -14,22 +14,21 @@ WHITE_BOX = frozenset({"next", "hidden", "pooled", "sample", "text"})
 """What a model in this process gives: scores of every category, states, rollouts."""
 
 SCORES = frozenset({"next", "sample", "text"})
-LOG_PROBS = frozenset({"next.top", "sample", "text"})
-"""What a server gives that returns the log-probabilities of a few tokens."""
+LOG_PROBS = frozenset({"next.top", "next.target", "sample", "text"})
+"""What a server gives that returns the log-probabilities of the token that is there and of the few most probable."""
 
 TEXT = frozenset({"text"})
 """What a server gives that returns text alone."""
 
 
 def needs(recipe: Recipe) -> dict[str, frozenset[str]]:
-    """Needs by voice name: ``next``, ``next.top``, ``hidden``, ``pooled``, ``sample`` or ``text``."""
+    """Needs by voice name: ``next``, ``next.top``, ``next.target``, ``hidden``, ``pooled``, ``sample`` or ``text``."""
     found: dict[str, set[str]] = {}
     for stage in stages(recipe.stages):
         for _, part in walk(stage):
             if isinstance(part, Signal):
-                tops = getattr(getattr(part, "on", None), "k", None) is not None
                 for read in part.own_reads():
-                    found.setdefault(read.who, set()).add(_need(read, tops))
+                    found.setdefault(read.who, set()).add(_need(read, part))
             asks: Any = getattr(part, "asks", None)
             if asks is not None:
                 for who, what in asks():
@@ -51,7 +50,7 @@ def check(recipe: Recipe, gives: Mapping[str, Iterable[str]]) -> None:
             continue
         given = set(gives[who])
         if "next" in given:
-            given.add("next.top")
+            given |= {"next.top", "next.target"}
         missing = wanted - given - {"weights"}
         if missing:
             raise NeedError(
@@ -71,7 +70,11 @@ def stages(some: Iterable[Stage]) -> Iterable[Stage]:
             yield stage
 
 
-def _need(read: Read, top: bool) -> str:
-    if read.what == "next":
-        return "next.top" if top else "next"
-    return read.what.split(".")[0]
+def _need(read: Read, part: Signal) -> str:
+    if read.what != "next":
+        return read.what.split(".")[0]
+    if getattr(part, "of_target", False) and not read.through:
+        return "next.target"
+    on: Any = getattr(part, "on", None)
+    # categories that the student chooses may be any: only a whole distribution has them all
+    return "next.top" if getattr(on, "k", None) is not None and on.of == "teacher" else "next"

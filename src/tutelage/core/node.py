@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .scores import Head, Held, Lazy, Scores
+from .scores import Chunk, Head, Held, Lazy, Scores
 from .signal import Read, Signal
 
 if TYPE_CHECKING:
@@ -40,17 +40,20 @@ class Sweep:
     over: str
     signals: tuple[Signal, ...]
     leaves: tuple[Lazy, ...]
+    width: int
 
     @classmethod
     def of(cls, ctx: Context, over: str, signals: Sequence[Signal]) -> Sweep:
         """Find the leaves, each once however many reads share it."""
         reads: set[Read] = set().union(*(s.reads() for s in signals))
         found: dict[int, Lazy] = {}
+        width = 1
         for read in sorted(reads, key=repr):
             scores = ctx.field(read)
             if isinstance(scores, Scores):
                 found.update({id(leaf): leaf for leaf in scores.leaves()})
-        return cls(ctx, over, tuple(signals), tuple(found.values()))
+                width = max(width, scores.num_categories, *(leaf.num_categories for leaf in scores.leaves()))
+        return cls(ctx, over, tuple(signals), tuple(found.values()), width)
 
     @property
     def num_units(self) -> int:
@@ -63,9 +66,8 @@ class Sweep:
 
     def sizes(self) -> tuple[int, int]:
         """Rows of a tile and of a chunk."""
-        width = max((leaf.num_categories for leaf in self.leaves), default=1)
-        tile = max(1, TILE_ELEMENTS // width)
-        return tile, max(tile, CHUNK_ELEMENTS // width)
+        tile = max(1, TILE_ELEMENTS // self.width)
+        return tile, max(tile, CHUNK_ELEMENTS // self.width)
 
 
 def readouts(ctx: Context, over: str, signals: Sequence[Signal]) -> list[Tensor]:
@@ -147,12 +149,13 @@ def run(sweep: Sweep, coefficients: Tensor | None, skip: Tensor | None = None) -
         for chunk in _kept(sweep, skip).split(chunk_rows):
             if chunk.numel() == 0:
                 continue
-            held = {id(leaf): _held(leaf, chunk) for leaf in sweep.leaves}
+            held = Chunk(chunk)
+            held.update({id(leaf): _held(leaf, chunk) for leaf in sweep.leaves})
             for start in range(0, len(chunk), tile_rows):
                 rows = slice(start, min(start + tile_rows, len(chunk)))
                 _tile(sweep, chunk[rows], rows, held, moving, coefficients, values)
             for total_of in sums:
-                total_of.add(chunk, held[id(total_of.leaf)].raw)
+                total_of.add(chunk, _own(held, total_of.leaf).raw)
         return values, [g for total_of in sums for g in total_of.result()]
 
 
@@ -165,14 +168,14 @@ def _tile(
     sweep: Sweep,
     index: Tensor,
     rows: slice,
-    held: dict[int, Held],
+    held: Chunk,
     moving: tuple[Lazy, ...],
     coefficients: Tensor | None,
     values: Tensor,
 ) -> None:
     from .context import Tile
 
-    tile = Tile(sweep.ctx, sweep.over, index, held, rows)  # type: ignore[arg-type]
+    tile = Tile(sweep.ctx, sweep.over, index, held, rows)
     if coefficients is None:
         with torch.no_grad():
             for i, signal in enumerate(sweep.signals):
@@ -180,8 +183,8 @@ def _tile(
         return
     inputs = []
     for leaf in moving:
-        inputs.append(held[id(leaf)].raw[rows].detach().requires_grad_())
-        held[id(leaf)].leaf = inputs[-1]
+        inputs.append(_own(held, leaf).raw[rows].detach().requires_grad_())
+        _own(held, leaf).leaf = inputs[-1]
     with torch.enable_grad():
         said = [tile(signal) for signal in sweep.signals]
         weighted = torch.stack(
@@ -191,9 +194,9 @@ def _tile(
         values[i, index] = value.detach().to(values.dtype)
     grads = torch.autograd.grad(weighted, inputs, allow_unused=True) if weighted.requires_grad else [None] * len(inputs)
     for leaf, grad in zip(moving, grads, strict=True):
-        raw = held[id(leaf)].raw[rows]
+        raw = _own(held, leaf).raw[rows]
         raw.zero_() if grad is None else raw.copy_(grad)
-        held[id(leaf)].leaf = None
+        _own(held, leaf).leaf = None
 
 
 class _Gradient:
@@ -231,6 +234,12 @@ class _Gradient:
         """Gradients in the tensors' own types."""
         tensors = tensors_of(self.leaf)
         return [None if s is None else s.to(t.dtype) for s, t in zip(self.sums, tensors, strict=True)]
+
+
+def _own(held: Chunk, leaf: Lazy) -> Held:
+    found = held[id(leaf)]
+    assert isinstance(found, Held)
+    return found
 
 
 def _held(leaf: Lazy, chunk: Tensor) -> Held:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -78,9 +79,14 @@ class Head:
 
 
 class Scores(ABC):
-    """Log-probabilities over C categories for U units, on demand."""
+    """Log-probabilities over C categories for U units, on demand.
+
+    ``swept`` is True where ``at`` is too costly for all units at once, so that the loss node asks tile by tile although
+    no gradient flows.
+    """
 
     num_categories: int
+    swept: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -98,9 +104,28 @@ class Scores(ABC):
         """The ``Lazy`` scores inside."""
         return ()
 
-    def with_leaves(self, held: dict[int, Scores]) -> Scores:
-        """The same tree over held leaves, looked up by ``id`` of the ``Lazy``."""
-        return self
+    def with_leaves(self, held: Chunk) -> Scores:
+        """The same tree over what is held of a chunk, whose rows count from the chunk's first unit."""
+        return held.of(self)
+
+
+class Chunk(dict[int, Scores]):
+    """What is held of a chunk of units, by ``id`` of the scores; each is held once, when first asked for.
+
+    Args:
+        index: Int[k], the chunk's units.
+    """
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.index = index
+
+    def of(self, scores: Scores) -> Scores:
+        """The scores of the chunk's units."""
+        if id(scores) not in self:
+            with torch.no_grad():
+                self[id(scores)] = scores.held(self.index)
+        return self[id(scores)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +151,7 @@ class Lazy(Scores):
     def leaves(self) -> tuple[Lazy, ...]:
         return (self,)
 
-    def with_leaves(self, held: dict[int, Scores]) -> Scores:
+    def with_leaves(self, held: Chunk) -> Scores:
         return held[id(self)]
 
 
@@ -191,6 +216,7 @@ class Kept(Scores):
     ids: Tensor
     log_probs: Tensor
     num_categories: int
+    swept: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return self.ids.shape[0]

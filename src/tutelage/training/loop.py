@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.batch import Batch
-from ..core.errors import DataError, Diverged, unknown
+from ..core.errors import DataError, Diverged, ServerError, unknown
 from ..core.recipe import Train
 from ..core.record import Record
 from ..core.schedule import Progress, memories
@@ -93,7 +94,8 @@ class Loop:
         saved = perf_counter()
         with ctrl_c() as stopped:
             for step in range(done, self.settings.steps):
-                self._step(Progress(self.stage.name, step, self.settings.steps))
+                with self._kept(step):
+                    self._step(Progress(self.stage.name, step, self.settings.steps))
                 last = step + 1 == self.settings.steps
                 due = perf_counter() - saved > self.settings.checkpoint_seconds
                 if self._agree(last or stopped.is_set() or due):
@@ -124,11 +126,12 @@ class Loop:
         for memory in self.memories.values():
             if hasattr(memory, "observe"):
                 memory.observe(progress, tracked)
+            row |= memory.figures() if hasattr(memory, "figures") else {}
         row |= tracked | self._counted(batches, perf_counter() - start)
         row["learning_rate"] = optim.learning_rate(self.settings, progress)
         row |= self._looked(progress)
         row["time"] = perf_counter() - start
-        for watcher in self.watchers:
+        for watcher in (*self.watchers, *self.stage.alarms):
             for text in watcher(progress, records, tracked):
                 self.listener.note(text)
         self.metrics.write(row)
@@ -258,6 +261,20 @@ class Loop:
                     tensors[f"memory-{rank}-{path}"] = some
             store.save(self.folder, store.Checkpoint(step, tensors, plain), self.settings.keep_last)
         self.processes.wait()
+
+    @contextmanager
+    def _kept(self, step: int) -> Iterator[None]:
+        """Where a server fails in a step, save what came before; several processes keep their last checkpoint."""
+        alone = self.processes.world == 1 and any(hasattr(m, "far") for m in self.workspace.models.values())
+        states = {path: m.state_dict() for path, m in self.memories.items()} if alone else {}
+        try:
+            yield
+        except ServerError:
+            if alone and len(self.moving) == 1:  # its one update moves nothing before all answers are there
+                for path, state in states.items():
+                    self.memories[path].load_state_dict(state)
+                self._save(step)
+            raise
 
     def _resume(self) -> int:
         self.best = math.inf

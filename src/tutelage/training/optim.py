@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..core.errors import SettingError, StoreError
 from ..core.schedule import Progress, Warmup
+from ..models.adapter import trains
 from .settings import TrainSettings
 
 
@@ -34,7 +35,7 @@ def adamw(modules: Iterable[tuple[str, nn.Module]], settings: TrainSettings, fac
         for name, parameter in module.named_parameters():
             hit = {f for f in settings.freeze if f in name}
             unused -= hit
-            if hit:
+            if hit or not trains(module, name):
                 parameter.requires_grad_(False)
             elif parameter.requires_grad:
                 (matrices if parameter.dim() > 1 else vectors).append(parameter)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..core import node
 from ..core.batch import Batch
 from ..core.context import Context, Voice
 from ..core.errors import Diverged, NeedError
+from ..core.joined import Joined, couples, readable
 from ..core.schedule import Progress, value_at
 from ..core.signal import Couples, Read, Signal
 from ..core.term import Tally, Term, Update
@@ -61,9 +63,12 @@ class Plan:
         return any(t.weight.reads() for t in self.update.objective)
 
     def refuse_split(self, num_micro_batches: int) -> None:
-        """Refuse accumulation for a signal that couples the batch: its parts would not add up to the whole."""
+        """Refuse accumulation for a loss that couples the batch: its parts would not add up to the whole.
+
+        A weight may: it is computed for the whole round, unless it reads through a lens that does.
+        """
         for term in self.update.objective:
-            coupled = _couples(term.loss) or _couples(term.weight)
+            coupled = _couples(term.loss) or _through_batch(term.weight)
             if coupled and num_micro_batches > 1:
                 raise NeedError(
                     f"term {term.name!r}",
@@ -87,10 +92,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A micro-batch with each term's coefficients ``weight * share`` Float[U], before scale and count."""
+    """A micro-batch with each term's coefficients ``weight * share`` Float[U], before scale and count.
+
+    ``said`` is what frozen voices already said of it for the weights.
+    """
 
     batch: Batch
     coefficients: tuple[Tensor, ...]
+    said: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def prepare(
@@ -102,21 +111,41 @@ def prepare(
     depend on how it is split.
     """
     plan.refuse_split(len(batches))
-    counts = torch.zeros(len(plan.update.objective), dtype=torch.float64)
-    prepared = []
-    for batch in batches:
-        with torch.no_grad():
-            ctx = plan.context(batch, workspace, progress)
-            ctx.prepare([t.weight for t in plan.update.objective])
+    objective = plan.update.objective
+    counts = torch.zeros(len(objective), dtype=torch.float64)
+    with torch.no_grad():
+        contexts = [plan.context(batch, workspace, progress) for batch in batches]
+        weights = _weights(contexts, objective)
+        prepared = []
+        for ctx, some in zip(contexts, weights, strict=True):
             coefficients = []
-            for i, term in enumerate(plan.update.objective):
-                units = batch.units[term.over]
-                weight = ctx.spread(term.weight, term.over).to(units.row.device).float().expand(len(units))
-                share, count = term.per(weight, batch, term.over)
+            for i, (term, weight) in enumerate(zip(objective, some, strict=True)):
+                share, count = term.per(weight, ctx.batch, term.over)
                 coefficients.append(weight * share)
                 counts[i] += count.cpu()
-        prepared.append(Prepared(batch, tuple(coefficients)))
+            prepared.append(Prepared(ctx.batch, tuple(coefficients), ctx.lasting()))
     return prepared, counts
+
+
+def _weights(contexts: Sequence[Context], objective: Sequence[Term]) -> list[list[Tensor]]:
+    """Each term's weights Float[U] by micro-batch; what relates units across the round is computed on all of it."""
+    out: list[list[Tensor]] = []
+    for ctx in contexts:
+        ctx.prepare([w for t in objective for w in readable(t.weight)])
+    whole = Joined(contexts) if len(contexts) > 1 and any(couples(t.weight) for t in objective) else None
+    parts = {
+        t.name: whole.split(whole.spread(t.weight, t.over).expand(len(whole.units(t.over))), t.over)
+        for t in objective
+        if whole is not None and couples(t.weight)
+    }
+    for i, ctx in enumerate(contexts):
+        some = []
+        for term in objective:
+            units = ctx.units(term.over)
+            weight = parts[term.name][i] if term.name in parts else ctx.spread(term.weight, term.over)
+            some.append(weight.to(units.row.device).float().expand(len(units)))
+        out.append(some)
+    return out
 
 
 def loss_of(
@@ -127,6 +156,7 @@ def loss_of(
     ``counts`` are global. Parts of all micro-batches and processes add up to the loss of the global batch.
     """
     ctx = plan.context(part.batch, workspace, progress)
+    ctx.recall(part.said)
     total: Tensor | None = None
     factors = {
         t.name: value_at(t.scale, progress) / max(float(c), 1e-30) if c > 0 else 0.0
@@ -248,12 +278,12 @@ def _finite(value: Tensor, batch: Batch, outcome: Outcome, progress: Progress) -
 
 
 def _couples(signal: Signal) -> bool:
-    if signal.couples is Couples.BATCH:
-        return True
-    lenses = any(
-        getattr(lens, "couples", Couples.NOTHING) is Couples.BATCH for r in signal.own_reads() for lens in r.through
-    )
-    return lenses or any(_couples(c) for c in signal.children())
+    return couples(signal) or _through_batch(signal)
+
+
+def _through_batch(signal: Signal) -> bool:
+    """Whether a read of the tree passes a lens that relates the units of a batch."""
+    return any(getattr(lens, "couples", Couples.NOTHING) is Couples.BATCH for r in signal.reads() for lens in r.through)
 
 
 def _with_lenses(reads: Iterable[Read]) -> set[Read]:
