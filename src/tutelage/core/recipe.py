@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from .errors import SettingError
+from .errors import SettingError, unknown
+from .feedback import Alarm
+from .schedule import walk
 from .term import Part, Update
 from .workspace import Workspace
 
@@ -42,6 +44,7 @@ class Train:
         parts: Modules trained beside the student, by slot.
         views: Other renderings of a record, by the name that voices ``see``: ``Record -> Record``; pieces that train
             stay as they are.
+        alarms: Asked after each step with its means; what they return is said.
     """
 
     name: str
@@ -50,6 +53,18 @@ class Train:
     voices: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     views: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    alarms: tuple[Alarm, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a memory that follows a mean which nothing in the stage measures: it would stand still, unnoticed."""
+        parts = [part for _, part in walk(self)]
+        means = [n for u in self.updates for n in (*(t.name for t in u.objective), *(n for n, _ in u.watch))]
+        means += [n for part in parts for n in getattr(part, "measures", ())]
+        for part in parts:
+            follows = getattr(part, "follows", ())
+            for name in (follows,) if isinstance(follows, str) else follows:
+                if name not in means:
+                    raise unknown(f"{type(part).__name__} in stage {self.name!r}, mean", name, means)
 
 
 @dataclass(frozen=True)
@@ -89,9 +104,16 @@ Stage = Union[Generate, Train, Change, Evaluate, Repeat]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages, in order."""
+    """Stages, in order.
+
+    Args:
+        stages: What is done.
+        asked: How a record is put to the student, ``Record -> Record``, where its prompts differ from the data's
+            (a task prefix); None means as it is. Evaluation asks it so, and the model card says it.
+    """
 
     stages: tuple[Stage, ...]
+    asked: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.stages]

@@ -1,4 +1,4 @@
-"""Numbers that change over a run: fixed schedules, and memories that follow what was measured."""
+"""Numbers that change over a run: fixed schedules, and the state of parts that must last."""
 
 from __future__ import annotations
 
@@ -93,12 +93,26 @@ class Memory:
     def observe(self, progress: Progress, tracked: Mapping[str, float]) -> None:
         """See the globally reduced means of an optimiser step."""
 
+    def figures(self) -> Mapping[str, float]:
+        """Numbers for the log, by name."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What must last, JSON-ready or tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
+
+
+@dataclass(frozen=True)
+class Complement:
+    """``1 - of``: what another schedule leaves of a whole."""
+
+    of: Schedule
+
+    def __call__(self, progress: Progress) -> float:
+        return 1.0 - self.of(progress)
 
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

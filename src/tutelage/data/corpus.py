@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import DataError, SettingError, missing_extra, unknown
 from ..core.record import Record
 from .shapes import COLUMNS, Shape, is_written, shape_of, written
+from .tasks import PREFIX, read_tasks
 
 PACKAGE = "package:"
 
@@ -34,7 +35,8 @@ def read(
 
     Args:
         source: A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, a folder that ``datasets`` saved, or
-            ``package:IMPORT_NAME/path/inside`` for one of these in an installed package, which is not imported.
+            ``package:IMPORT_NAME/path/inside`` for one of these in an installed package, which is not imported; or
+            ``tasks:NAME?SETTING=VALUE``, problems that are made on the fly and can be graded (``data.tasks``).
         columns: The file's column for one of ours, such as ``{"prompt": "question", "completion": "answer"}``.
         chat: Turn prompt and completion into a user's and an assistant's turn, else they are text.
         limit: Read at most so many rows.
@@ -44,9 +46,11 @@ def read(
         DataError: The file is missing, empty or malformed (with line and column), or has doubled ids.
         SettingError: A wrong column map, limit or skip.
     """
+    _check_settings(dict(columns or {}), limit, skip)
+    if str(source).startswith(PREFIX):
+        return read_tasks(str(source), chat=chat, limit=limit, skip=skip)
     path = locate(source)
     columns = dict(columns or {})
-    _check_settings(columns, limit, skip)
     stop = None if limit is None else skip + limit
     records = _records(path, islice(_rows(path), skip, stop), columns, chat)
     if not records and limit != 0:

@@ -21,6 +21,7 @@ from ..core.schedule import Progress, Schedule, value_at
 from ..core.seeds import derive, generator
 from ..core.workspace import Workspace
 from .collate import by_group
+from .render import whole
 
 
 class Source(ABC):
@@ -60,16 +61,22 @@ class Corpus(Source):
 
     Args:
         name: The data set in the workspace.
-        trains: ``answer`` leaves each piece as it is, ``all`` trains every piece (never template text).
+        trains: ``answer`` leaves each piece as it is, ``all`` trains every piece but no template text, ``whole``
+            every position of the text as the student's tokenizer renders it.
+        order: What its order is drawn under, its name by default: data sets of one length come in step under one.
     """
 
     name: str = "train"
-    trains: Literal["answer", "all"] = "answer"
+    trains: Literal["answer", "all", "whole"] = "answer"
+    order: str = ""
 
     def __post_init__(self) -> None:
-        if self.trains not in ("answer", "all"):
+        if self.trains not in ("answer", "all", "whole"):
             raise SettingError(
-                "Corpus.trains", got=repr(self.trains), expected="'answer' or 'all'", remedy="Choose what trains."
+                "Corpus.trains",
+                got=repr(self.trains),
+                expected="'answer', 'all' or 'whole'",
+                remedy="Choose what trains.",
             )
 
     def take(self, progress: Progress, ws: Workspace, size: int, slots: Sequence[int]) -> list[list[Record]]:
@@ -82,13 +89,15 @@ class Corpus(Source):
         out = []
         for slot in slots:
             epoch, place = divmod(progress.step * size + slot, len(groups))
-            order = _permutation(len(groups), derive(ws.seed, progress.stage, self.name, epoch))
-            out.append([self._marked(row) for row in groups[order[place]]])
+            order = _permutation(len(groups), derive(ws.seed, progress.stage, self.order or self.name, epoch))
+            out.append([self._marked(row, ws) for row in groups[order[place]]])
         return out
 
-    def _marked(self, record: Record) -> Record:
+    def _marked(self, record: Record, ws: Workspace) -> Record:
         if self.trains == "answer":
             return record
+        if self.trains == "whole":
+            return whole(record, ws.models["student" if "student" in ws.models else next(iter(ws.models))].tokenizer)
         return replace(record, pieces=tuple(replace(piece, trains=True) for piece in record.pieces))
 
 
@@ -157,6 +166,26 @@ class Mixture(Source):
             if rest < 0:
                 return number
         return max(n for n, share in enumerate(shares) if share > 0)
+
+
+@dataclass(frozen=True)
+class Beside(Source):
+    """Several sources at once: a slot holds what each of them gives for it, so a step has the rows of all.
+
+    Args:
+        parts: The sources; every one gives ``size`` slots.
+    """
+
+    parts: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise SettingError("Beside", got="no parts", expected="a source or more", remedy="Name the sources.")
+
+    def take(self, progress: Progress, ws: Workspace, size: int, slots: Sequence[int]) -> list[list[Record]]:
+        """The rows of each slot, the parts' in their order."""
+        drawn = [part.take(progress, ws, size, slots) for part in self.parts]
+        return [[row for rows in slot for row in rows] for slot in zip(*drawn, strict=True)]
 
 
 def coin_generator(name: str, progress: Progress, ws: Workspace) -> torch.Generator:

@@ -173,7 +173,8 @@ def row_key(steps: Sequence[Any], prompts: Sequence[Record], ws: Workspace, batc
         "draws": repr(ws.path),
         "batch size": str(batch_size),
     }
-    for slot in sorted({step.who for step in steps if isinstance(getattr(step, "who", None), str)}):
+    asked = {slot for step in steps if hasattr(step, "slots") for slot in step.slots()}
+    for slot in sorted(asked & set(ws.models)):
         key.update(model_key(slot, ws))
     return key
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ...core.errors import DataError, SettingError
 from ...core.record import Piece, Record
@@ -14,6 +14,21 @@ from ...core.seeds import derive
 from ...core.workspace import Workspace
 from ...models.sample import Sample, Sampling, sample
 from ..render import prompt_ids
+
+
+class Writer(Protocol):
+    """Several slots that write one text together; the first one's tokenizer and stop ids are used."""
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The slots."""
+        ...
+
+    def sample(
+        self, ws: Workspace, prompts: Sequence[Sequence[int]], settings: Sampling, seeds: Sequence[int]
+    ) -> list[Sample]:
+        """Continue each prompt."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,16 +44,16 @@ class Ask:
     on what else is asked; the batches are fixed by order, so a chain run again gives the same rows.
 
     Args:
-        who: The model slot that writes.
+        who: The model slot that writes, or several that write together (``voices.blend.Blend``).
         times: Answers a prompt.
         max_tokens: The longest answer.
         temperature: 0 takes the most probable token; 1 samples the model as it is.
         top_p: Sample from the smallest set with this probability.
         batch_size: Answers written at once.
-        author: The name on the answers; the slot's by default.
+        author: The name on the answers; the slot's by default, the first one's of several.
     """
 
-    who: str = "student"
+    who: str | Writer = "student"
     times: int = 1
     max_tokens: int = 128
     temperature: float = 1.0
@@ -55,9 +70,18 @@ class Ask:
                 )
         self.settings()
 
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The slots that write, in order."""
+        return (self.who,) if isinstance(self.who, str) else self.who.voices
+
+    def slots(self) -> frozenset[str]:
+        """The model slots whose weights the rows depend on."""
+        return frozenset(self.writers)
+
     def asks(self) -> tuple[tuple[str, str], ...]:
-        """What it needs of whom: text."""
-        return ((self.who, "text"),)
+        """What it needs of whom: text, and scores where several write together."""
+        return tuple((slot, "text" if isinstance(self.who, str) else "next") for slot in self.writers)
 
     def settings(self) -> Sampling:
         """How it samples."""
@@ -75,13 +99,16 @@ class Ask:
                 yield record, k
 
     def _answer(self, batch: list[tuple[Record, int]], ws: Workspace) -> Iterator[Record]:
-        model = ws.models[self.who]
+        model = ws.models[self.writers[0]]
         prompts = [_prompt(record, model.tokenizer) for record, _ in batch]
         seeds = [derive(ws.seed, *ws.path, record.id, k) for record, k in batch]
         start = perf_counter()
-        samples = sample(model, prompts, self.settings(), seeds)
+        if isinstance(self.who, str):
+            samples = sample(model, prompts, self.settings(), seeds)
+        else:
+            samples = self.who.sample(ws, prompts, self.settings(), seeds)
         ws.ledger.add(
-            self.who,
+            "+".join(self.writers),
             "sample",
             calls=len(batch),
             tokens=sum(len(s.ids) for s in samples),
@@ -97,7 +124,7 @@ class Ask:
         piece = Piece(
             content=tokenizer.decode(list(written), skip_special_tokens=True),
             role="assistant" if chat else "text",
-            author=self.author or self.who,
+            author=self.author or self.writers[0],
             part="answer",
             trains=True,
             ids=tuple(said.ids),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.batch import Batch
 from ...core.context import Context
 from ...core.errors import SettingError
 from ...core.record import Piece, Record
@@ -53,9 +54,10 @@ class Note:
         most = _coupling(self.signal)
         return "whole" if most is Couples.BATCH else "group" if most is Couples.GROUP else "row"
 
-    def asks(self) -> tuple[tuple[str, str], ...]:
-        """What it needs of whom."""
-        return tuple((r.who, r.what.split(".")[0]) for r in self.signal.reads() if r.who not in self.voices)
+    def slots(self) -> frozenset[str]:
+        """The model slots whose weights the note depends on."""
+        own = (voice.slots() for voice in self.voices.values())
+        return frozenset(r.who for r in self.signal.reads() if r.who not in self.voices).union(*own)
 
     def __call__(self, records: Iterator[Record], ws: Workspace) -> Iterator[Record]:
         """The records, with the note."""
@@ -64,23 +66,12 @@ class Note:
             yield from self._written(rows, ws)
 
     def _written(self, rows: list[Record], ws: Workspace) -> Iterator[Record]:
-        speakers: dict[str, Any] = {slot: Says(slot) for slot in ws.models} | dict(self.voices)
-        asked = next((r.who for r in sorted(self.signal.reads(), key=repr) if r.who in ws.models), None)
-        model = ws.models[asked if asked is not None else next(iter(ws.models))]
-        batch = Collate(model.tokenizer, getattr(model, "max_positions", None) or LONGEST)(rows)
-        if hasattr(model, "device"):
-            batch = batch.to(model.device)
-        wants: dict[str, set[str]] = {}
-        for read in self.signal.reads():
-            wants.setdefault(read.who, set()).add(read.what)
-        with torch.no_grad():
-            ctx = Context(batch, speakers, {w: frozenset(f) for w, f in wants.items()}, frozenset(), ws)
-            over = self.signal.over or "tokens"
-            values = ctx(self.signal).expand(len(batch.units[over])).cpu()
+        reader = reader_of(self.signal, ws)
+        values, over, batch = values_of(self.signal, rows, ws, self.voices)
         row = batch.units[over].row.cpu()
         for number, record in enumerate(rows):
             own = values[row == number]
-            yield self._on_row(record, own) if over == "rows" else self._on_pieces(record, own, model.tokenizer)
+            yield self._on_row(record, own) if over == "rows" else self._on_pieces(record, own, reader.tokenizer)
 
     def _on_row(self, record: Record, values: Tensor) -> Record:
         return replace(record, notes={**record.notes, self.name: float(values[0])})
@@ -97,6 +88,34 @@ class Note:
                 piece = replace(piece, notes={**piece.notes, self.name: mine})
             pieces.append(piece)
         return replace(record, pieces=tuple(pieces))
+
+
+def values_of(
+    signal: Signal, rows: Sequence[Record], ws: Workspace, voices: Mapping[str, Any] | None = None
+) -> tuple[Tensor, str, Batch]:
+    """A signal's values over some rows, without gradient: Float[U], the unit list they stand for, and the batch."""
+    reader = reader_of(signal, ws)
+    batch = Collate(reader.tokenizer, getattr(reader, "max_positions", None) or LONGEST)(rows)
+    if hasattr(reader, "device"):
+        batch = batch.to(reader.device)
+    wants: dict[str, set[str]] = {}
+    for read in signal.reads():
+        wants.setdefault(read.who, set()).add(read.what)
+    speakers: dict[str, Any] = {slot: Says(slot) for slot in ws.models} | dict(voices or {})
+    with torch.no_grad():
+        ctx = Context(batch, speakers, {w: frozenset(f) for w, f in wants.items()}, frozenset(), ws)
+        over = signal.over or "tokens"
+        return ctx(signal).expand(len(batch.units[over])).cpu(), over, batch
+
+
+def reader_of(signal: Signal, ws: Workspace) -> Any:
+    """The model whose tokenizer and template render the rows: the student, as in training, else one that is read.
+
+    A teacher with another template must score the very tokens that the student will be trained on.
+    """
+    read = next((r.who for r in sorted(signal.reads(), key=repr) if r.who in ws.models), None)
+    slots = ("student", read, *ws.models)
+    return ws.models[next(slot for slot in slots if slot is not None and slot in ws.models)]
 
 
 def _coupling(signal: Signal) -> Couples:
