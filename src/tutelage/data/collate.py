@@ -2,7 +2,8 @@
 
 A trained token at position t is predicted by the output at position t - 1; ``View.at`` points there. Which tokens train
 comes from the segments, never from comparing ids, so EOS trains where pad and EOS are one id. Views align by piece:
-the trained pieces are the same ids in the same order in each, whatever stands between them.
+the trained pieces are the same ids in the same order in each, whatever stands between them. A foreign view is the same
+text in another tokenizer's ids; it aligns by the bytes of the trained pieces.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..core.batch import Batch, Units, View
 from ..core.errors import DataError, SettingError
 from ..core.record import Record
+from .foreign import ForeignRow, chunks_of, foreign_row, foreign_units, share
 from .grid import pack_rows, pad_rows
 from .render import Segment, render
 
@@ -43,6 +45,7 @@ class Row:
         target: The unit's token ids.
         notes: Numbers by name, one a unit.
         num_cut: Trained tokens that were cut.
+        foreign: The record in other tokenizers' ids, by view.
     """
 
     record: Record
@@ -51,6 +54,7 @@ class Row:
     target: list[int]
     notes: Mapping[str, list[float]]
     num_cut: int
+    foreign: Mapping[str, ForeignRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Collate:
         views: What each voice sees, by name; ``main`` is the record itself.
         padding: The side; no value depends on it.
         pack: Put several rows in one grid row, kept apart by a block-diagonal mask; units stay the same.
+        foreign: By the name of a further view, the tokenizer whose ids it holds. Its trained positions are the units
+            ``NAME``; the byte spans that they share with ``tokens`` are the units ``NAME.chunks``.
     """
 
     tokenizer: Any
@@ -73,18 +79,26 @@ class Collate:
     views: Mapping[str, Sees] = field(default_factory=dict)
     padding: Literal["right", "left"] = "right"
     pack: bool = False
+    foreign: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        taken = {"main", "tokens", "rows"}
         wrong = {
             "max_length": self.max_length < 2,
             "padding": self.padding not in ("right", "left"),
             "views": "main" in self.views,
+            "foreign": bool(set(self.foreign) & (taken | set(self.views))),
         }
         for name in (n for n, is_wrong in wrong.items() if is_wrong):
             raise SettingError(
                 f"Collate.{name}",
                 got=repr(getattr(self, name)),
-                expected={"max_length": "at least 2", "padding": "right or left", "views": "no view named main"}[name],
+                expected={
+                    "max_length": "at least 2",
+                    "padding": "right or left",
+                    "views": "no view named main",
+                    "foreign": "names that no view and no unit list has",
+                }[name],
                 remedy="Change this setting.",
             )
 
@@ -98,21 +112,29 @@ class Collate:
             raise DataError("collate", got="no records", expected="at least one", remedy="Give it a row.")
         rows = [self.row(record) for record in records]
         views = {name: self._view(rows, name) for name in ("main", *self.views)}
+        more, homes = self._foreign(rows, views)
         counts = [len(row.target) for row in rows]
         tokens = Units(
             _ints([r for r, count in enumerate(counts) for _ in range(count)]),
             _ints([t for count in counts for t in range(count)]),
             _ints([i for row in rows for i in row.target]),
+            homes,
         )
         everyone = Units(torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.long))
-        units = {"tokens": tokens, "rows": everyone}
+        units = {"tokens": tokens, "rows": everyone, **more}
         return Batch(tuple(records), units, views, _notes(rows), _groups(records))
 
     def fit(self, record: Record) -> tuple[dict[str, list[Segment]], int]:
         """The segments by view, cut to ``max_length``, and how many trained tokens that cost."""
+        return self._cut(record, self._whole(record))
+
+    def _whole(self, record: Record) -> dict[str, list[Segment]]:
         seen = {"main": record, **{name: sees(record) for name, sees in self.views.items()}}
         whole = {name: render(view, self.tokenizer) for name, view in seen.items()}
         _same_answers(record, whole)
+        return whole
+
+    def _cut(self, record: Record, whole: Mapping[str, list[Segment]]) -> tuple[dict[str, list[Segment]], int]:
         num_trained = _num_trained(whole["main"])
         kept = min(self._room(record, name, segments) for name, segments in whole.items())
         return {name: _keep(segments, kept, self.max_length) for name, segments in whole.items()}, num_trained - kept
@@ -124,7 +146,8 @@ class Collate:
 
     def row(self, record: Record) -> Row:
         """One record, cut to size, its units found in each view."""
-        views, num_cut = self.fit(record)
+        whole = self._whole(record)
+        views, num_cut = self._cut(record, whole)
         ids = {name: [i for s in segments for i in s.ids] for name, segments in views.items()}
         trained = {name: _trained_positions(segments) for name, segments in views.items()}
         # nothing predicts a first token; one that is first in any view is a unit in none
@@ -132,11 +155,31 @@ class Collate:
         at = {name: [t - 1 for t in positions[first:]] for name, positions in trained.items()}
         target = [ids["main"][t] for t in trained["main"][first:]]
         if not all(ids.values()):
-            raise DataError(
-                f"record {record.id!r}", got="no tokens", expected="at least one token", remedy="Drop empty records."
-            )
+            raise _no_tokens(record)
         notes = {k: v[first:] for k, v in _token_notes(record, views["main"], num_cut).items()}
-        return Row(record, ids, at, target, notes, num_cut)
+        own = range(first, first + len(target))
+        foreign = {name: self._elsewhere(record, whole["main"], name, own) for name in self.foreign}
+        return Row(record, ids, at, target, notes, num_cut, foreign)
+
+    def _elsewhere(self, record: Record, segments: Sequence[Segment], name: str, own: range) -> ForeignRow:
+        shared = share(record, segments, self.tokenizer, self.foreign[name])
+        kept = _keep(shared.segments, self._room(record, name, shared.segments), self.max_length)
+        row = foreign_row(shared, kept, own)
+        if not row.ids:
+            raise _no_tokens(record)
+        return row
+
+    def _foreign(self, rows: Sequence[Row], views: dict[str, View]) -> tuple[dict[str, Units], dict[str, Tensor]]:
+        """Adds the foreign views; returns their unit lists, and for ``tokens`` the spans they are part of."""
+        units: dict[str, Units] = {}
+        homes: dict[str, Tensor] = {}
+        for name, tokenizer in self.foreign.items():
+            some = [row.foreign[name] for row in rows]
+            names = [row.record.id for row in rows]
+            views[name] = self._laid_out([r.ids for r in some], [r.at for r in some], names, tokenizer)
+            found, homes[chunks_of(name)] = foreign_units(name, some)
+            units |= found
+        return units, homes
 
     def _room(self, record: Record, name: str, segments: Sequence[Segment]) -> int:
         """How many trained tokens fit."""
@@ -153,19 +196,15 @@ class Collate:
         return sum(t < self.max_length for t in positions)
 
     def _view(self, rows: Sequence[Row], name: str) -> View:
-        ids = [row.ids[name] for row in rows]
-        if self.pack:
-            names = [row.record.id for row in rows]
-            inputs, start = pack_rows(ids, names, self.max_length, self._pad_id())
-        else:
-            inputs, start = pad_rows(ids, self.padding, self._pad_id())
-        return View(inputs, _ints([s + t for s, row in zip(start, rows, strict=True) for t in row.at[name]]))
+        names = [row.record.id for row in rows]
+        return self._laid_out([r.ids[name] for r in rows], [r.at[name] for r in rows], names, self.tokenizer)
 
-    def _pad_id(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return token
-        return 0
+    def _laid_out(self, ids: list[list[int]], at: list[list[int]], names: list[str], tokenizer: Any) -> View:
+        if self.pack:
+            inputs, start = pack_rows(ids, names, self.max_length, _pad_id(tokenizer))
+        else:
+            inputs, start = pad_rows(ids, self.padding, _pad_id(tokenizer))
+        return View(inputs, _ints([s + t for s, some in zip(start, at, strict=True) for t in some]))
 
 
 def split(records: Sequence[Record], size: int) -> list[list[Record]]:
@@ -203,6 +242,16 @@ def _same_answers(record: Record, views: Mapping[str, Sequence[Segment]]) -> Non
                 expected=f"the same trained pieces as in the record itself, of {[len(ids) for ids in main]} tokens",
                 remedy="A view may change, add or drop only pieces that do not train.",
             )
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
+
+
+def _no_tokens(record: Record) -> DataError:
+    return DataError(
+        f"record {record.id!r}", got="no tokens", expected="at least one token", remedy="Drop empty records."
+    )
 
 
 def _num_trained(segments: Sequence[Segment]) -> int:

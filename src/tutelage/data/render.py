@@ -26,11 +26,13 @@ class Segment:
         ids: The token ids; may be empty.
         piece: The index of the piece they are, or ``CONTEXT`` for untrained pieces and template text.
         trains: True if each of them is a trained position.
+        num_end: How many of its last ids end the answer instead of being content.
     """
 
     ids: tuple[int, ...]
     piece: int = CONTEXT
     trains: bool = False
+    num_end: int = 0
 
 
 def render(record: Record, tokenizer: Any) -> list[Segment]:
@@ -40,7 +42,8 @@ def render(record: Record, tokenizer: Any) -> list[Segment]:
     are the parts of one turn. A trained assistant turn without ``ids`` trains its content and its end-of-turn token,
     not the template text after that; template text after a last trained turn is left out, because generation never
     writes it. ``text`` pieces are written as they are, after the BOS that the tokenizer itself adds; a last trained one
-    that follows untrained text gets EOS. Pieces with ``ids`` are written as these ids.
+    that follows untrained text gets EOS. Pieces with ``ids`` are written as these ids. An answer that was cut where its
+    writer had no room left (``stop="length"``) gets no end that its writer never wrote.
 
     Raises:
         DataError: The template is missing, refuses the record or rewrites earlier turns.
@@ -54,6 +57,18 @@ def render(record: Record, tokenizer: Any) -> list[Segment]:
             remedy="Give every piece a chat role, or write the whole record as text.",
         )
     return _chat(record, tokenizer) if any(chat) else _text(record, tokenizer)
+
+
+def whole(record: Record, tokenizer: Any) -> Record:
+    """The rendered record as one exact text in which every token trains, template text included.
+
+    A model that is matched on content alone forgets the template around it, which each of its inputs begins with.
+    """
+    ids = [i for segment in render(record, tokenizer) for i in segment.ids]
+    if ids and adds_bos(tokenizer) and ids[0] == tokenizer.bos_token_id:
+        ids = ids[1:]  # a text gets it back when it is rendered
+    content = "".join(piece.content for piece in record.pieces)
+    return replace(record, pieces=(Piece(content, trains=True, ids=tuple(ids)),))
 
 
 def prompt_ids(record: Record, tokenizer: Any) -> list[int]:
@@ -100,9 +115,9 @@ class _Writer:
             self.segments.append(Segment(tokens(self.tokenizer, self._open)))
             self._open = ""
 
-    def own(self, ids: Sequence[int], index: int, trains: bool) -> None:
+    def own(self, ids: Sequence[int], index: int, trains: bool, num_end: int = 0) -> None:
         self.close()
-        self.segments.append(Segment(tuple(ids), index, trains))
+        self.segments.append(Segment(tuple(ids), index, trains, num_end))
 
 
 def is_own(piece: Piece) -> bool:
@@ -118,11 +133,12 @@ def _text(record: Record, tokenizer: Any) -> list[Segment]:
     last = len(record.pieces) - 1
     for index, piece in enumerate(record.pieces):
         if piece.ids is not None:
-            writer.own(piece.ids, index, piece.trains)
+            writer.own(piece.ids, index, piece.trains, int(piece.stop == "eos"))
         elif piece.trains:
             eos = tokenizer.eos_token_id
-            end = (eos,) if index == last and answers and eos is not None else ()
-            writer.own((*tokens(tokenizer, piece.content), *end), index, True)
+            ends = index == last and answers and piece.stop != "length"
+            end = (eos,) if ends and eos is not None else ()
+            writer.own((*tokens(tokenizer, piece.content), *end), index, True, len(end))
         else:
             writer.text(piece.content)
     writer.close()
@@ -132,19 +148,22 @@ def _text(record: Record, tokenizer: Any) -> list[Segment]:
 def _chat(record: Record, tokenizer: Any) -> list[Segment]:
     writer = _Writer(tokenizer)
     turns = _turns(record)
+    last = record.pieces[-1]
     for turn, place in zip(turns, layout(record.id, turns, tokenizer), strict=True):
         writer.text(place.before)
         for number, (index, content) in enumerate(zip(turn.indices, place.contents, strict=True)):
             piece = record.pieces[index]
             ends = number == len(turn.indices) - 1
             if piece.ids is not None:
-                writer.own(piece.ids, index, piece.trains)
+                writer.own(piece.ids, index, piece.trains, int(piece.stop == "eos"))
             elif piece.trains:
-                end = tokens(tokenizer, place.end) if ends else ()
-                writer.own((*tokens(tokenizer, content), *end), index, True)
+                end = tokens(tokenizer, place.end) if ends and piece.stop != "length" else ()
+                writer.own((*tokens(tokenizer, content), *end), index, True, len(end))
             else:
                 writer.text(content)
             if ends:
+                cut = piece.stop == "length" and piece is not last
+                writer.text(place.end if piece.ids is None and piece.trains and cut else "")
                 writer.text(_after(piece, place.end, place.after, tokenizer))
     writer.close()
     return writer.segments

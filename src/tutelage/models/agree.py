@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import ModelError
 from .causal import Causal
+from .spelling import spelling
 from .tokens import merges, vocabulary
 
 TALK = (
@@ -61,6 +62,58 @@ def agree(teacher: Causal, student: Causal, *, adopt: bool = False) -> Agreement
     return Agreement(size, student.stop_ids, tuple(notes))
 
 
+def same_tokens(teacher: Any, student: Any) -> bool:
+    """Whether an id is the same token to both, and a text the same ids."""
+    one, other = teacher.tokenizer, student.tokenizer
+    if one is None or other is None:
+        return one is other
+    return one is other or (vocabulary(one) == vocabulary(other) and merges(one) == merges(other))
+
+
+def align(teacher: Any, student: Causal) -> Agreement:
+    """What must hold of two models whose ids are not compared, only the bytes that they stand for.
+
+    Each keeps its own template, special tokens and stops. Padded heads get their own tokenizer's true size.
+
+    Raises:
+        ModelError: One has no tokenizer, or the two spell nothing alike.
+    """
+    pair = f"teacher {teacher.name!r} and student {student.name!r}"
+    notes = [f"{teacher.name} reads each text in its own tokens; it is aligned with {student.name} by bytes"]
+    for model in (teacher, student):
+        if getattr(model, "far", False):  # a server says nothing of its head
+            continue
+        if model.tokenizer is None:
+            raise _differ(
+                pair, "tokenizer", f"none for {model.name!r}", "two tokenizers", "Load it with its tokenizer."
+            )
+        known, width = len(vocabulary(model.tokenizer)), model.head.weight.shape[0]
+        if known > width:
+            got = f"{width} ids for a vocabulary of {known}"
+            raise _differ(
+                pair, f"head of {model.name!r}", got, "a score for each token", "Load the matching tokenizer."
+            )
+        model.size = known
+        if not _spells(model.tokenizer):
+            notes.append(f"{model.name} rewrites some of what it reads: that part of a text belongs to no chunk")
+    if not {t for t in spelling(teacher.tokenizer) if t} & {t for t in spelling(student.tokenizer) if t}:
+        raise _differ(
+            pair,
+            "alignment",
+            "no token that both spell alike",
+            "bytes in common",
+            "Let the teacher write text instead (seqkd), or choose another teacher.",
+        )
+    return Agreement(student.head.num_categories, student.stop_ids, tuple(notes))
+
+
+def _spells(tokenizer: Any) -> bool:
+    """Whether the tokens of a text have its bytes."""
+    table = spelling(tokenizer)
+    said = b"".join(table[i] for i in tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+    return said.removeprefix(b" ") == PROBE.encode()
+
+
 def _differ(pair: str, what: str, got: str, expected: str, remedy: str) -> ModelError:
     return ModelError(f"{what} of {pair}", got=got, expected=expected, remedy=remedy)
 
@@ -79,8 +132,9 @@ def _same_vocabulary(pair: str, teacher: Causal, student: Causal) -> None:
             "vocabulary",
             f"{len(p)} and {len(q)} tokens, {shown}",
             "the same token for each id",
-            "Ids of one mean nothing to the other: align the vocabularies (a voice that aligns by bytes), let the "
-            "teacher write text instead (seqkd), or choose a student of the same family.",
+            "Ids of one mean nothing to the other, and this objective compares them: align the vocabularies (a recipe "
+            "that aligns by bytes: alm), let the teacher write text instead (seqkd), or choose a student of the same "
+            "family.",
         )
     if merges(teacher.tokenizer) != merges(student.tokenizer):
         raise _differ(

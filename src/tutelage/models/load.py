@@ -69,6 +69,19 @@ def load(
     return causal
 
 
+def load_tokenizer(spec: str, *, cache: Path | None = None) -> Any:
+    """The tokenizer of a model; its weights are not read (a GGUF file is converted once).
+
+    Raises:
+        SettingError: The source is not a known one.
+        StoreError: Files are missing or corrupt.
+        ModelError: The tokenizer cannot be understood.
+    """
+    folder, _ = _fetched(parse(spec), spec, cache)
+    with _readable(spec), quiet():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
 def sha256(files: Sequence[Path]) -> str:
     """SHA-256 over the contents of files, one after the other."""
     total = hashlib.sha256()
@@ -102,7 +115,7 @@ def configuration(spec: str, *, cache: Path | None = None, trust_remote_code: bo
 def _fetched(source: Folder | Hub | Gguf, spec: str, cache: Path | None) -> tuple[Path, dict[str, Any]]:
     """The folder to read, and what is known beyond it."""
     if isinstance(source, Gguf):
-        folder = _converted(source.path, spec, cache)
+        folder = _converted(source, spec, cache)
         return folder, json.loads((folder / FACTS).read_text())
     if isinstance(source, Hub):
         folder = _downloaded(source, spec)
@@ -230,17 +243,21 @@ def _downloaded(source: Hub, spec: str) -> Path:
     return Path(folder)
 
 
-def _converted(path: Path, spec: str, cache: Path | None) -> Path:
+def _converted(source: Gguf, spec: str, cache: Path | None) -> Path:
     """A folder with the float32 weights of a GGUF file, made once."""
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise StoreError(
-                f"model {spec!r}",
-                got=f"{path.name}, which does not begin as a GGUF file does",
-                expected="a GGUF file",
-                remedy="Fetch the file again.",
-            )
-    digest = sha256([path])
+    path, digest = source.path, sha256(source.files)
+    with source.files[0].open("rb") as file:
+        begins = file.read(4)
+    sums = path.parent / "SHA256SUMS"
+    lines = [x.split() for x in sums.read_text().splitlines()] if sums.is_file() else []
+    listed = {x[-1]: x[0] for x in lines if x}
+    if begins != b"GGUF" or listed.get(path.name, digest) != digest:
+        raise StoreError(
+            f"model {spec!r}",
+            got=f"{path.name}, which " + ("is damaged" if begins == b"GGUF" else "does not begin as a GGUF file does"),
+            expected="a GGUF file" if begins != b"GGUF" else f"the SHA-256 that {sums.name} names",
+            remedy="Fetch the file again.",
+        )
     key = hashlib.sha256(f"{digest} {transformers.__version__}".encode()).hexdigest()
     home = cache_root(cache) / "models"
     target = home / key
@@ -249,7 +266,7 @@ def _converted(path: Path, spec: str, cache: Path | None) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=home, prefix=f"{key[:16]}-"))
     try:
-        _convert(path, spec, work, digest)
+        _convert(_joined(source, work), spec, work, digest)
         try:
             work.rename(target)
         except OSError:
@@ -258,6 +275,18 @@ def _converted(path: Path, spec: str, cache: Path | None) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _joined(source: Gguf, folder: Path) -> Path:
+    """The file whole: itself, or its parts one behind another."""
+    if not source.parts:
+        return source.path
+    whole = folder / source.path.name
+    with whole.open("wb") as out:
+        for part in source.parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 22)
+    return whole
 
 
 def _convert(path: Path, spec: str, folder: Path, digest: str) -> None:
@@ -283,4 +312,6 @@ def _convert(path: Path, spec: str, folder: Path, digest: str) -> None:
         "weights_sha256": sha256(sorted(folder.glob("*.safetensors"))),
         "licence": str(field.contents()) if field is not None else None,
     }
+    if path.parent == folder:  # it was joined there
+        path.unlink()
     (folder / FACTS).write_text(json.dumps(facts))

