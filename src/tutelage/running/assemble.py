@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.catalog import build
 from ..core.errors import NeedError, SettingError, unknown
-from ..core.needs import WHITE_BOX, check, needs, stages
+from ..core.needs import TEXT, needs, stages
 from ..core.recipe import Generate, Recipe, Train
 from ..core.record import Record
 from ..core.schedule import walk
 from ..core.workspace import Workspace
 from ..data import corpus
-from ..data.render import render
+from ..data.collate import Collate
+from ..data.foreign import retold
+from ..data.render import render, whole
 from ..data.source import Corpus
-from ..models.agree import agree
+from ..models.adapter import adapted
+from ..models.agree import agree, align, same_tokens
 from ..models.causal import Causal
 from ..models.export import export
 from ..models.load import load
 from ..surgery.shrink import Shrink
+from ..training.settings import TrainSettings
+from ..voices.align import foreign_slots
+from . import far
 from .runfile import ModelSettings, RunFile, ShrinkSettings
 
 Say = Callable[[str], None]
@@ -48,10 +54,11 @@ def recipe_of(run: RunFile) -> Recipe:
         )
     known = set(run.data) | {s.into for s in generated(recipe)}
     for _, part in walk(recipe):
-        if isinstance(part, Corpus) and part.name not in known:
-            raise unknown(f"RunFile, data set of recipe {run.recipe!r}", part.name, known, "Name it under [data].")
+        name = part.name if isinstance(part, Corpus) else part.over if isinstance(part, Generate) else None
+        if name is not None and name not in known:
+            raise unknown(f"RunFile, data set of recipe {run.recipe!r}", name, known, "Name it under [data].")
     voices = {v for s in stages(recipe.stages) if isinstance(s, Train) for v in (*s.voices, *s.parts)}
-    absent = set(needs(recipe)) - set(run.models) - voices
+    absent = (set(needs(recipe)) - voices | aligned(recipe)) - set(run.models)
     if absent:
         raise NeedError(
             f"recipe {run.recipe!r}",
@@ -59,7 +66,7 @@ def recipe_of(run: RunFile) -> Recipe:
             expected=f"also {', '.join(sorted(absent))}",
             remedy="Name it under [models].",
         )
-    check(recipe, {slot: WHITE_BOX for slot in run.models})
+    far.check_gives(recipe, run)
     for slot, settings in run.models.items():
         source = settings.shrink.source if settings.shrink else slot
         if source not in run.models or (settings.shrink and source == slot):
@@ -92,7 +99,9 @@ def load_data(run: RunFile, workspace: Workspace, say: Say) -> None:
         workspace.data[held] = workspace.data[held][: run.evaluate.num_records]
 
 
-def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say, device: Any = "cpu") -> None:
+def load_models(
+    run: RunFile, recipe: Recipe, workspace: Workspace, folder: Path, say: Say, device: Any = "cpu"
+) -> None:
     """Fill the model slots: loaded ones first, then those cut out of others; then check that they agree."""
     for slot, settings in run.models.items():
         if settings.load is not None:
@@ -102,14 +111,66 @@ def load_models(run: RunFile, workspace: Workspace, folder: Path, say: Say, devi
     for slot, settings in run.models.items():
         if settings.shrink is not None:
             workspace.models[slot] = _shrunk(slot, settings.shrink, workspace, folder, device)
+    far.connect(run, workspace, folder)
     said: list[str] = []
     for slot, settings in run.models.items():
         if slot != "teacher" and "teacher" in workspace.models:
-            said += agree(workspace.models["teacher"], workspace.models[slot], adopt=settings.adopt).notes
+            said += _speak(recipe, workspace.models["teacher"], workspace.models[slot], settings.adopt)
     for text in dict.fromkeys(said):
         say(text)
     for slot, settings in run.models.items():
         _trainable(slot, settings, run)
+        if settings.lora is not None:
+            lora = settings.lora
+            workspace.models[slot] = adapted(
+                workspace.models[slot], rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=run.seed
+            )
+
+
+def aligned(recipe: Recipe) -> set[str]:
+    """The slots whose tokenizer may be another one: those that voices align by bytes."""
+    return {slot for s in stages(recipe.stages) if isinstance(s, Train) for slot in foreign_slots(s).values()}
+
+
+def tells(recipe: Recipe) -> bool:
+    """Whether the teacher is asked for stored text alone, which any tokenizer can read."""
+    live = {who for s in stages(recipe.stages) if isinstance(s, Train) for who in needs(Recipe((s,)))}
+    return needs(recipe).get("teacher") == TEXT and "teacher" not in live
+
+
+def _speak(recipe: Recipe, teacher: Any, other: Any, adopt: bool) -> Sequence[str]:
+    """Check that two models can work together in a recipe; what is worth a note."""
+    if far.is_far(other):
+        return ()
+    if far.is_far(teacher) and same_tokens(teacher, other):
+        return far.agree_far(teacher, other)
+    if teacher.tokenizer is None or other.tokenizer is None or same_tokens(teacher, other):
+        return agree(teacher, other, adopt=adopt).notes
+    if "teacher" in aligned(recipe):
+        return align(teacher, other).notes
+    if tells(recipe):
+        return (f"{teacher.name} has another tokenizer than {other.name}: what it writes is read again as text",)
+    return agree(teacher, other, adopt=adopt).notes
+
+
+def collate_for(stage: Train, settings: TrainSettings, workspace: Workspace) -> Collate:
+    """How a stage's records become batches: in the run's tokenizer, and in those that aligned voices read."""
+    tokenizers = {view: workspace.models[slot].tokenizer for view, slot in foreign_slots(stage).items()}
+    own = tokenizer_of(workspace)
+    return Collate(own, settings.max_length, stage.views, pack=settings.pack, foreign=tokenizers)
+
+
+def read_again(records: Iterable[Record], workspace: Workspace) -> list[Record]:
+    """What models with another tokenizer wrote, as text: their ids and the notes on these mean nothing here."""
+    own = workspace.models.get("student")
+    others = {s: m for s, m in workspace.models.items() if s != "student" and hasattr(m, "tokenizer")}
+    foreign = {s: m.tokenizer for s, m in others.items() if own is not None and not same_tokens(m, own)}
+    out = []
+    for record in records:
+        for slot, tokenizer in foreign.items():
+            record = retold(record, tokenizer, slot)
+        out.append(record)
+    return out
 
 
 def _shrunk(slot: str, settings: ShrinkSettings, workspace: Workspace, folder: Path, device: Any) -> Causal:
@@ -162,8 +223,10 @@ def _content(record: Record) -> tuple[str, ...]:
     return tuple(p.content for p in record.pieces)
 
 
-def prompts_too(record: Record) -> Record:
-    """A data row whose every piece is measured; answers that a model wrote are measured alone."""
+def prompts_too(record: Record, tokenizer: Any = None) -> Record:
+    """A data row whose every piece is measured, with a tokenizer the template too; a model's answer stands alone."""
     if any(p.ids for p in record.pieces):
         return record
+    if tokenizer is not None:
+        return whole(record, tokenizer)
     return replace(record, pieces=tuple(replace(p, trains=True) for p in record.pieces))

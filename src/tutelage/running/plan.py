@@ -25,6 +25,7 @@ from ..training.log import Metrics, Silent
 from ..training.loop import Loop
 from ..voices.says import Says
 from . import assemble
+from .bits import comparable
 from .runfile import ModelSettings, RunFile
 from .runner import GENERATE_BATCH
 
@@ -94,9 +95,9 @@ def plan(run: RunFile, *, timed: bool = True) -> Plan:
     ws = Workspace(run.folder, run.seed)
     assemble.load_data(run, ws, made.notes.append)
     made.records = {name: len(rows) for name, rows in ws.data.items()}
-    costs = {slot: cost(_config(run, slot)) for slot in run.models}
+    costs = {slot: cost(_config(run, slot)) for slot, model in run.models.items() if model.server is None}
     for slot, settings in run.models.items():
-        made.loads[slot] = settings.load or f"{settings.shrink.layers or 'all'} blocks of {settings.shrink.source}"  # type: ignore[union-attr]
+        made.loads[slot] = _source(settings)
     made.memory = _memory(run, recipe, costs)
     made.disk = _disk(run, recipe, costs)
     if timed:
@@ -105,6 +106,12 @@ def plan(run: RunFile, *, timed: bool = True) -> Plan:
     else:
         made.stages = [_untimed(run, s, ws) for s in stages(recipe.stages) if isinstance(s, (Generate, Train))]
     return made
+
+
+def _source(settings: ModelSettings) -> str:
+    if settings.server:
+        return f"{settings.server.model} at {settings.server.url}"
+    return settings.load or f"{settings.shrink.layers or 'all'} blocks of {settings.shrink.source}"  # type: ignore[union-attr]
 
 
 def _moving(recipe: Recipe) -> set[str]:
@@ -190,7 +197,7 @@ def _timed(run: RunFile, recipe: Recipe, ws: Workspace, folder: Path, say: Calla
     }
     trial = run.model_copy(update={"models": quick, "output": str(folder)})
     ws = replace(ws, folder=folder)
-    assemble.load_models(trial, ws, folder, say)
+    assemble.load_models(trial, recipe, ws, folder, say)
     processes = Processes.start(run.settings("").precision)
     out = []
     for stage in stages(recipe.stages):
@@ -211,7 +218,7 @@ def _time_writing(stage: Generate, ws: Workspace) -> StagePlan:
     share = len(prompts) / len(some)
     written = sum(len(p.ids or ()) for r in rows for p in r.trained())
     # later stages are timed on what was written here
-    ws.data[stage.into] = rows
+    ws.data[stage.into] = assemble.read_again(rows, ws)
     return StagePlan(
         stage.name, "writes answers", -(-len(prompts) // GENERATE_BATCH), int(written * share), seconds * share
     )
@@ -225,7 +232,7 @@ def _time_training(run: RunFile, stage: Train, ws: Workspace, folder: Path, proc
     for slot, part in stage.parts.items():
         ws.models.setdefault(slot, part())
     taken = _Rows()
-    collate = Collate(assemble.tokenizer_of(ws), settings.max_length, stage.views, pack=settings.pack)
+    collate = assemble.collate_for(stage, settings, ws)
     voices = {slot: Says(slot) for slot in ws.models} | dict(stage.voices)
     Loop(
         stage,
@@ -252,6 +259,8 @@ def _time_training(run: RunFile, stage: Train, ws: Workspace, folder: Path, proc
 def _time_measuring(run: RunFile, ws: Workspace) -> StagePlan | None:
     held = ws.data.get(run.evaluate.data)
     if not held or not {"teacher", "student"} <= set(ws.models):
+        return None
+    if not comparable(ws.models["teacher"], ws.models["student"]):
         return None
     some = held[: run.evaluate.batch_size]
     start = perf_counter()

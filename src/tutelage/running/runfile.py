@@ -37,28 +37,59 @@ class ShrinkSettings(BaseModel):
     num_records: int = Field(48, ge=1, description="How many of its records.")
 
 
+class LoraSettings(BaseModel):
+    """A low-rank adapter: the model's own weights stay as they are, and only the adapter trains."""
+
+    model_config = STRICT
+
+    rank: int = Field(16, ge=1, description="Rows of the low-rank pair of each linear map.")
+    alpha: float | None = Field(None, gt=0, description="Scale times rank; twice the rank by default.")
+    targets: tuple[str, ...] = Field((), description="Ends of module names; all linear maps of the blocks by default.")
+
+
+class ServerSettings(BaseModel):
+    """A model behind an OpenAI-compatible server."""
+
+    model_config = STRICT
+
+    url: str = Field(description="http://HOST:PORT, with or without /v1.")
+    model: str = Field(description="Its name there.")
+    api_key_env: str = Field("", description="The environment variable that holds the key; the key is never stored.")
+    tokenizer: str | None = Field(None, description="A model whose tokenizer it has; the student's by default.")
+    top_k: int = Field(20, ge=0, description="Most probable tokens a position; 0 for a server that gives text alone.")
+    timeout_seconds: float = Field(60.0, gt=0, description="The longest that one request may take.")
+    retry_seconds: float = Field(120.0, ge=0, description="How long a failed request is tried again.")
+    concurrency: int = Field(8, ge=1, description="Requests at once.")
+    watch_seconds: float = Field(60.0, ge=0, description="How often it is asked whether it is still the same model.")
+
+
 class ModelSettings(BaseModel):
-    """Where a model slot comes from: exactly one of `load` and `shrink`."""
+    """Where a model slot comes from: exactly one of `load`, `shrink` and a server's `url`."""
 
     model_config = STRICT
 
     load: str | None = Field(None, description="A folder, hub:ORG/NAME@REVISION, gguf:PATH or package:NAME/FILE.gguf.")
     shrink: ShrinkSettings | None = None
+    server: ServerSettings | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the weights; what trains needs float32."
     )
+    lora: LoraSettings | None = None
     adopt: bool = Field(False, description="Take chat template, EOS and generation config from the teacher.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "url" in value:  # its settings stand beside it
+            own = {k: v for k, v in value.items() if k in cls.model_fields}
+            return {**own, "server": {k: v for k, v in value.items() if k not in own}}
         return {"load": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one(self) -> ModelSettings:
-        if (self.load is None) == (self.shrink is None):
-            raise ValueError("give exactly one of load and shrink")
+        if sum(x is not None for x in (self.load, self.shrink, self.server)) != 1:
+            raise ValueError("give exactly one of load, shrink and url")
         return self
 
 
@@ -88,7 +119,9 @@ class EvaluateSettings(BaseModel):
 
     data: str = Field("held_out", description="The data set; without one nothing is measured.")
     num_records: int = Field(32, ge=1, description="Records measured, from the first.")
-    trains: Literal["answer", "all"] = Field("answer", description="Positions measured: of answers, or of prompts too.")
+    trains: Literal["answer", "all", "whole"] = Field(
+        "answer", description="Positions measured: of answers, of prompts too, or of the whole text with its template."
+    )
     num_samples: int = Field(3, ge=0, description="Prompts answered side by side.")
     max_tokens: int = Field(96, ge=1, description="The longest answer.")
     batch_size: int = Field(8, ge=1, description="Records a forward pass.")
@@ -237,6 +270,8 @@ def _keys(path: Sequence[Any], error: ValidationError) -> list[str]:
     models: dict[str, type[BaseModel]] = {
         "models": ModelSettings,
         "shrink": ShrinkSettings,
+        "lora": LoraSettings,
+        "server": ServerSettings,
         "data": DataSettings,
         "evaluate": EvaluateSettings,
         "train": TrainSettings,

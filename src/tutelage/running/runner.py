@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..core.batch import Batch
-from ..core.describe import describe, digest
+from ..core.describe import describe
 from ..core.errors import StoreError
 from ..core.needs import stages
 from ..core.recipe import Change, Evaluate, Generate, Recipe, Repeat, Stage, Train
@@ -25,6 +23,7 @@ from ..data.store import RowStore, generate, row_key
 from ..evaluation.evaluate import evaluate, merge
 from ..evaluation.metrics.collapse import CollapseWatch
 from ..evaluation.report import report
+from ..models.adapter import merged
 from ..models.export import export
 from ..models.sample import Sampling
 from ..training import checkpoint as store
@@ -32,7 +31,8 @@ from ..training.distributed import Processes
 from ..training.log import Listener, Metrics, Silent, check_trackers
 from ..training.loop import Loop, module_of
 from ..voices.says import Says
-from . import assemble
+from . import assemble, bits
+from .facts import first_difference, recipe_hash, same_run, versions
 from .runfile import RunFile
 from .watchers import Cuts, Rounds
 
@@ -40,7 +40,6 @@ GENERATE_BATCH = 32
 # What a run makes; before the first of them its settings may still be mended.
 BEGUN = ("state.json", "slots", "evaluations", "data", "checkpoints")
 LOOKED_AT = 2000  # records whose length is checked before the first step
-VERSIONS = ("tutelage", "torch", "transformers", "accelerate", "safetensors")
 
 
 @dataclass
@@ -64,7 +63,7 @@ class Runner:
         Raises:
             TutelageError: Something cannot work; what was made so far is kept.
         """
-        recipe = assemble.recipe_of(self.run)
+        recipe = self.recipe = assemble.recipe_of(self.run)
         check_trackers(self.run.settings("").log)
         settings = self.run.settings("")
         self.folder = self.run.folder
@@ -77,7 +76,9 @@ class Runner:
         if settings.log:
             self.processes.accelerator.init_trackers(self.run.name, config=json.loads(self.run.model_dump_json()))
         assemble.load_data(self.run, self.workspace, self.say)
-        self._alone_first(lambda: assemble.load_models(self.run, self.workspace, self.folder, self.say, self.device))
+        self._alone_first(
+            lambda: assemble.load_models(self.run, recipe, self.workspace, self.folder, self.say, self.device)
+        )
         self._describe(recipe)
         self._fits(recipe)
         self._measure("before")
@@ -97,10 +98,10 @@ class Runner:
 
     def _fits(self, recipe: Recipe) -> None:
         """Refuse prompts that are too long now, not at the step that draws them; long data is looked at in part."""
-        lengths = [self.run.settings(s.name).max_length for s in stages(recipe.stages) if isinstance(s, Train)]
-        if lengths:
-            collate = Collate(assemble.tokenizer_of(self.workspace), min(lengths))
-            collate.report(self.workspace.data["train"][:LOOKED_AT])
+        for stage in (s for s in stages(recipe.stages) if isinstance(s, Train)):
+            collate = assemble.collate_for(stage, self.run.settings(stage.name), self.workspace)
+            for record in self.workspace.data["train"][:LOOKED_AT]:
+                collate.row(record) if collate.foreign else replace(collate, views={}).fit(record)
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +144,7 @@ class Runner:
         self.processes.wait()
         if not self.processes.main:
             rows = RowStore(self.folder / "data" / _name(at), row_key(stage.steps, prompts, ws, GENERATE_BATCH))
-        self.workspace.data[stage.into] = list(rows.records())
+        self.workspace.data[stage.into] = assemble.read_again(rows.records(), self.workspace)
 
     def _train(self, stage: Train, at: tuple[str, ...]) -> None:
         for slot, part in stage.parts.items():
@@ -156,7 +157,7 @@ class Runner:
             self._load_slots(store.load(folder / "final"))
             return
         settings = self.run.settings(stage.name)
-        collate = Collate(assemble.tokenizer_of(self.workspace), settings.max_length, stage.views, pack=settings.pack)
+        collate = assemble.collate_for(stage, settings, self.workspace)
         watch = CollapseWatch()
         loop = Loop(
             # A stage inside Repeat draws anew each time, and its steps in the log are its own.
@@ -210,6 +211,11 @@ class Runner:
         held, settings = self._held_out(), self.run.evaluate
         if not held or file.exists() or not self.processes.main:
             return
+        models = self.workspace.models
+        if not bits.comparable(models["teacher"], models["student"]):
+            self.say("Distributions are not compared: the teacher is a server, or has another tokenizer.")
+            self.say(bits.keep(self.folder, name, models, held, self._held_length()))
+            return
         self.listener.stage(f"measure {name}", 1, 0)
         result = evaluate(
             {name: self.workspace.models["student"]},
@@ -220,6 +226,7 @@ class Runner:
             num_samples=settings.num_samples,
             sampling=Sampling(max_tokens=settings.max_tokens, temperature=0.0),
             seed=self.run.seed,
+            asked=self.recipe.asked,
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         store.write_text(file, json.dumps(result))
@@ -236,21 +243,31 @@ class Runner:
         return self.workspace.data[self.run.evaluate.data]
 
     def _held_collate(self) -> Callable[[Sequence[Record]], Batch]:
-        collate = Collate(assemble.tokenizer_of(self.workspace), max(self.run.settings("").max_length, 1024))
-        if self.run.evaluate.trains == "answer":
+        collate = Collate(assemble.tokenizer_of(self.workspace), self._held_length())
+        if self.run.evaluate.trains == "answer" or self.recipe.asked:  # a prompt put in another way is not compared
             return collate
-        return lambda records: collate([assemble.prompts_too(r) for r in records])
+        tokenizer, everything = assemble.tokenizer_of(self.workspace), self.run.evaluate.trains == "whole"
+        return lambda records: collate([assemble.prompts_too(r, tokenizer if everything else None) for r in records])
+
+    def _held_length(self) -> int:
+        return max(self.run.settings("").max_length, 1024)
 
     def _look(self) -> Any:
-        held = self._held_out()
-        if not held:
+        held, models = self._held_out(), self.workspace.models
+        if not held or not bits.comparable(models["teacher"], models["student"]):
             return None
         collate, size = self._held_collate(), self.run.evaluate.batch_size
 
         def look(workspace: Workspace) -> float:
             models = workspace.models
             result = evaluate(
-                {"now": models["student"]}, models["teacher"], held, collate, batch_size=size, num_samples=0
+                {"now": models["student"]},
+                models["teacher"],
+                held,
+                collate,
+                batch_size=size,
+                num_samples=0,
+                asked=self.recipe.asked,
             )
             return float(result["now"]["fidelity"]["kl"])
 
@@ -261,10 +278,10 @@ class Runner:
         """Refuse a folder that holds another run; otherwise write the resolved run."""
         text, file = self.run.to_toml(), self.folder / "run.toml"
         begun = any((self.folder / part).exists() for part in BEGUN)
-        if begun and file.exists() and file.read_text() != text:
+        if begun and file.exists() and not same_run(file.read_text(), text):
             raise StoreError(
                 f"run folder {self.folder}",
-                got=f"a run with other settings: {_first_difference(file.read_text(), text)}",
+                got=f"a run with other settings: {first_difference(file.read_text(), text)}",
                 expected="the same settings, to go on",
                 remedy="Choose another name, or delete the folder to start anew.",
             )
@@ -326,7 +343,7 @@ class Runner:
         table["notes"] = self.notes
         store.write_text(self.folder / "run.json", json.dumps(table, indent=1))
         if "student" in self.workspace.models:
-            export(self.workspace.models["student"], self.folder / "student", card=self._card(table))
+            export(merged(self.workspace.models["student"]), self.folder / "student", card=self._card(table))
         report(self.folder)
 
     def _card(self, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,27 +354,11 @@ class Runner:
             "license": teacher.get("licence"),
             "data": {name: s.path for name, s in self.run.data.items()},
             "objective": f"{self.run.recipe} {dict(self.run.args)}",
+            "asked": describe(self.recipe.asked) if self.recipe.asked else "as the data is",
             "seed": self.run.seed,
             "recipe_hash": table["recipe_hash"],
             "versions": table["versions"],
         }
-
-
-def recipe_hash(run: RunFile, recipe: Recipe) -> str:
-    """What the runs of several seeds share: the recipe and every setting but name, seed and place."""
-    settings = run.model_dump_json(exclude={"name", "seed", "output"})
-    return digest(describe(recipe) + settings)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": sys.version.split()[0]}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -374,10 +375,3 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _name(at: Sequence[str]) -> str:
     return "-".join(at)
-
-
-def _first_difference(old: str, new: str) -> str:
-    before, after = old.splitlines(), new.splitlines()
-    gone = [line for line in before if line.strip() and line not in after]
-    come = [line for line in after if line.strip() and line not in before]
-    return f"{(gone or ['nothing'])[0]!r} there, {(come or ['nothing'])[0]!r} now"
