@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ..core.errors import DataError, SettingError
+from ..core.errors import DataError, ModelError, SettingError
 from ..core.scores import Head
 from .cache import take_rows
 from .causal import Causal, resting
@@ -35,7 +38,22 @@ class Sample:
     stop: str
 
 
-def sample(causal: Causal, prompts: Sequence[Sequence[int]], settings: Sampling, seeds: Sequence[int]) -> list[Sample]:
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A model that writes in another place, such as behind a server."""
+
+    def write(self, prompts: Sequence[Sequence[int]], settings: Sampling, seeds: Sequence[int]) -> list[Sample]:
+        """Continue each prompt."""
+        ...
+
+
+def sample(
+    causal: Causal,
+    prompts: Sequence[Sequence[int]],
+    settings: Sampling,
+    seeds: Sequence[int],
+    others: Sequence[tuple[Causal, float]] = (),
+) -> list[Sample]:
     """Continue each prompt, all in one batch; a row's randomness depends on its seed alone.
 
     Equal prompts and a beginning that all share are read once. Rows that ended leave the batch when they are a quarter
@@ -46,26 +64,66 @@ def sample(causal: Causal, prompts: Sequence[Sequence[int]], settings: Sampling,
         prompts: Token ids, at least one each.
         settings: See ``Sampling``.
         seeds: One a prompt. Each token uses up one uniform number of the row's generator.
+        others: Models that write along, each with its share: every token is drawn from the average of all
+            distributions, in which the first model has what they leave of 1. Log-probabilities are the average's.
 
     Raises:
         DataError: A prompt is empty, or longer than the context with what is to be written.
-        SettingError: Not one seed a prompt.
+        SettingError: Not one seed a prompt, or shares that are no shares.
+        ModelError: Models of different vocabularies.
     """
-    _check(causal, prompts, settings, seeds)
+    others = [pair for pair in others if pair[1] > 0]
+    for each in (causal, *(model for model, _ in others)):
+        _check(each, prompts, settings, seeds)
+    _one_vocabulary(causal, others)
     if not prompts:
         return []
-    with torch.no_grad(), resting(causal.model):
-        return _Writer(causal, prompts, settings, seeds).run()
+    if isinstance(causal, Elsewhere):
+        return causal.write(prompts, settings, seeds)
+    with torch.no_grad(), ExitStack() as stack:
+        for each in (causal, *(model for model, _ in others)):
+            stack.enter_context(resting(each.model))
+        return _Writer(causal, prompts, settings, seeds, others).run()
+
+
+class _Reader:
+    """A model that has read the rows so far, with its share of the distribution."""
+
+    def __init__(self, causal: Causal, prompts: Sequence[Sequence[int]], room: int, share: float) -> None:
+        self.causal, self.share = causal, share
+        self.head = _float_head(causal.head)
+        self.state: Prefilled = prefill(causal, prompts, room)
+
+    def logits(self) -> Tensor:
+        return self.head.squash(self.head.raw(self.state.hidden))
+
+    def read(self, ids: Tensor) -> None:
+        self.state = self.state.step(self.causal, ids)
+
+    def keep(self, index: Tensor) -> None:
+        take_rows(self.state.cache, index)
+        self.state = replace(self.state, mask=self.state.mask[index], position=self.state.position[index])
+
+
+def _average(readers: Sequence[_Reader]) -> Tensor:
+    """The logits of one model, or the log of the average of several distributions: Float[B V]."""
+    if len(readers) == 1:
+        return readers[0].logits()
+    return torch.stack([r.logits().log_softmax(-1) + math.log(r.share) for r in readers]).logsumexp(0)
 
 
 class _Writer:
     """The rows being written: what each holds, and which of them are still in the batch."""
 
     def __init__(
-        self, causal: Causal, prompts: Sequence[Sequence[int]], settings: Sampling, seeds: Sequence[int]
+        self,
+        causal: Causal,
+        prompts: Sequence[Sequence[int]],
+        settings: Sampling,
+        seeds: Sequence[int],
+        others: Sequence[tuple[Causal, float]] = (),
     ) -> None:
         self.causal, self.settings = causal, settings
-        self.head = _float_head(causal.head)
         self.stops = frozenset(causal.stop_ids)
         self.uniform = torch.stack([_uniform(seed, settings.max_tokens) for seed in seeds]).to(causal.device)
         self.ids: list[list[int]] = [[] for _ in prompts]
@@ -73,18 +131,20 @@ class _Writer:
         self.drawn: list[list[float]] = [[] for _ in prompts]
         self.reasons = ["" for _ in prompts]
         self.rows = list(range(len(prompts)))  # the row that each place of the batch writes
-        self.state: Prefilled = prefill(causal, prompts, settings.max_tokens)
+        own = 1 - sum(share for _, share in others)
+        shares = [(causal, own)] * (own > 0) + list(others)
+        self.readers = [_Reader(model, prompts, settings.max_tokens, share) for model, share in shares]
 
     def run(self) -> list[Sample]:
         for step in range(self.settings.max_tokens):
             index = torch.tensor(self.rows, device=self.causal.device)
-            logits = self.head.squash(self.head.raw(self.state.hidden))
-            picked = draw(logits, self.uniform[index, step], self.settings)
+            picked = draw(_average(self.readers), self.uniform[index, step], self.settings)
             self._note(picked.ids.tolist(), picked.log_probs.tolist(), picked.drawn.tolist())
             ids = self._compact(picked.ids)
             if not self.rows or step + 1 == self.settings.max_tokens:
                 break
-            self.state = self.state.step(self.causal, ids)
+            for reader in self.readers:
+                reader.read(ids)
         fields = zip(self.ids, self.log_probs, self.drawn, self.reasons, strict=True)
         return [Sample(tuple(i), tuple(p), tuple(d), why or "length") for i, p, d, why in fields]
 
@@ -114,8 +174,8 @@ class _Writer:
         if not alive:
             return ids
         index = torch.tensor(alive, device=ids.device)
-        take_rows(self.state.cache, index)
-        self.state = replace(self.state, mask=self.state.mask[index], position=self.state.position[index])
+        for reader in self.readers:
+            reader.keep(index)
         return ids[index]
 
 
@@ -127,6 +187,22 @@ def _float_head(head: Head) -> Head:
 
 def _uniform(seed: int, count: int) -> Tensor:
     return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _one_vocabulary(causal: Causal, others: Sequence[tuple[Causal, float]]) -> None:
+    shares = [share for _, share in others]
+    if sum(shares) > 1 + 1e-9:
+        raise SettingError(
+            "sample", got=f"shares {shares} beside the first model", expected="at most 1 in all", remedy="Lower them."
+        )
+    sizes = {model.name: model.head.num_categories for model in (causal, *(m for m, _ in others))} if others else {}
+    if len(set(sizes.values())) > 1:
+        raise ModelError(
+            "sample from several models",
+            got=f"vocabularies of {sizes}",
+            expected="one vocabulary",
+            remedy="Average models of one tokenizer; padded heads are cut by `agree`.",
+        )
 
 
 def _check(causal: Causal, prompts: Sequence[Sequence[int]], settings: Sampling, seeds: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -121,6 +122,7 @@ class Targets(Signal):
     """Cross-entropy with the data: ``-log q(target)`` in nats."""
 
     q: Read = Read("student")
+    of_target: ClassVar[bool] = True  # all that it needs of a voice
 
     def __call__(self, ctx: Asks) -> Tensor:
         return -target_log_prob(ctx, self.q)

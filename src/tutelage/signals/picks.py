@@ -19,7 +19,7 @@ class TopShare(Signal):
     """1 for the share of a batch's units where ``by`` is largest, else 0; ties go to the earlier unit.
 
     Args:
-        share: In (0, 1]; ``ceil(share * U)`` units are kept.
+        share: In (0, 1]; ``floor(share * U)`` units are kept, at least one.
         by: The signal that ranks.
     """
 
@@ -28,16 +28,40 @@ class TopShare(Signal):
     couples: ClassVar[Couples] = Couples.BATCH
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise SettingError(
-                "TopShare.share", got=str(self.share), expected="a share in (0, 1]", remedy="1 keeps every unit."
-            )
+        _share("TopShare.share", self.share)
 
     def __call__(self, ctx: Asks) -> Tensor:
-        values = ctx(self.by)
-        keep = math.ceil(self.share * values.shape[0])
+        values = _values(ctx, self.by)
         order = values.argsort(descending=True, stable=True)
-        return torch.zeros_like(values).index_fill(0, order[:keep], 1.0)
+        return torch.zeros_like(values).index_fill(0, order[: num_kept(self.share, len(values))], 1.0)
+
+
+@dataclass(frozen=True)
+class Draw(Signal):
+    """1 for a share of a batch's units drawn without replacement, one after the other in proportion to ``by``, else 0.
+
+    The draw belongs to the run's seed, the step and the records, so it is the same however a round is split. Units of
+    ``by = 0`` are drawn only when no others are left.
+
+    Args:
+        share: In (0, 1]; ``floor(share * U)`` units are drawn, at least one.
+        by: A signal >= 0; what rounding put below counts as 0.
+    """
+
+    share: float
+    by: Signal
+    couples: ClassVar[Couples] = Couples.BATCH
+
+    def __post_init__(self) -> None:
+        _share("Draw.share", self.share)
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        weight = _values(ctx, self.by).double().clamp_min(0)
+        # The k largest of log w + Gumbel noise are k successive draws in proportion to w.
+        uniform = torch.rand(len(weight), dtype=torch.float64, generator=ctx.generator("draw")).to(weight.device)
+        keys = weight.log() - (-uniform.clamp_min(torch.finfo(torch.float64).tiny).log()).log()
+        order = keys.argsort(descending=True, stable=True)[: num_kept(self.share, len(weight))]
+        return torch.zeros_like(weight, dtype=torch.float32).index_fill(0, order, 1.0)
 
 
 @dataclass(frozen=True)
@@ -50,3 +74,52 @@ class Above(Signal):
     def __call__(self, ctx: Asks) -> Tensor:
         value = ctx(self.of)
         return (value > self.bound).to(value.dtype)
+
+
+@dataclass(frozen=True)
+class Below(Signal):
+    """1 where ``of`` is at or below a bound, else 0: with ``Above`` of the same bound it parts the units in two."""
+
+    of: Signal
+    bound: float = 0.0
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        value = ctx(self.of)
+        return (value <= self.bound).to(value.dtype)
+
+
+@dataclass(frozen=True)
+class Tagged(Signal):
+    """1 for each record whose field has a value, else 0: Float[R].
+
+    Args:
+        field: The field; a record without it has none of the values.
+        value: The value, as text.
+    """
+
+    field: str
+    value: str
+
+    @property
+    def over(self) -> str:
+        return "rows"
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        has = [float(str(r.fields.get(self.field)) == self.value) for r in ctx.batch.records]
+        return torch.tensor(has, device=ctx.batch.units["rows"].row.device)
+
+
+def num_kept(share: float, num_units: int) -> int:
+    """``floor(share * num_units)``, at least 1 where there is a unit."""
+    # rounding first: 0.1 * 30 is a hair above 3, 0.7 * 10 a hair below 7
+    return min(num_units, max(1, math.floor(round(share * num_units, 9))))
+
+
+def _values(ctx: Asks, by: Signal) -> Tensor:
+    """One value a unit, also where it is the same for all."""
+    return ctx(by).expand(len(ctx.batch.units[by.over or "tokens"]))
+
+
+def _share(where: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise SettingError(where, got=str(share), expected="a share in (0, 1]", remedy="1 keeps every unit.")

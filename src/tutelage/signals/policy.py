@@ -71,3 +71,34 @@ class Clipped(Signal):
 
     def children(self) -> tuple[Signal, ...]:
         return (Still(self.advantage), LogProb(self.of), Still(self.against))
+
+
+@dataclass(frozen=True)
+class K3(Signal):
+    """``exp(k) - k - 1`` with ``k = log p(y) - log q(y)`` at the sampled token: >= 0, and unbiased for KL(q || p).
+
+    Its gradient is ``(1 - p/q) grad log q``, which grows without bound where q is far below p; k is therefore bounded,
+    and beyond the bound the gradient is 0.
+
+    Args:
+        q: Log-probabilities of the learner.
+        p: Those of the side that is matched; they get no gradient.
+        most: The largest ``|k|``, > 0.
+
+    Source: http://joschu.net/blog/kl-approx.html.
+    """
+
+    q: Signal = LogProb(Read("student"))
+    p: Signal = LogProb(Read("teacher"))
+    most: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.most > 0:
+            raise SettingError("K3.most", got=str(self.most), expected="a number > 0", remedy="10 is usual.")
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        k = (ctx.spread(Still(self.p), "tokens") - ctx.spread(self.q, "tokens")).clamp(-self.most, self.most)
+        return k.expm1() - k
+
+    def children(self) -> tuple[Signal, ...]:
+        return (self.q, Still(self.p))

@@ -84,10 +84,44 @@ class GroupNorm(Signal):
         num, x = int(home.max()) + 1, ctx(self.of)
         count = _sum_by(torch.ones_like(x), home, num)
         centred = x - (_sum_by(x, home, num) / count)[home]
+        # equal values leave a rounding of their mean behind, which epsilon would blow up
+        alike = (x - x[_first(home, num)][home]).abs()
+        centred = centred * (_sum_by(alike, home, num) > 0)[home]
         if not self.scaled:
             return centred
         spread = (_sum_by(centred.square(), home, num) / (count - 1).clamp_min(1)).sqrt()
         return centred / (spread[home] + self.epsilon)
+
+
+@dataclass(frozen=True)
+class Alike(Signal):
+    """1 for each record of a group whose values are all equal, else 0: Float[R].
+
+    Watch it beside a group's advantage: such a group teaches nothing, and a log that does not count them looks healthy.
+
+    Args:
+        of: A signal over rows.
+    """
+
+    of: Signal
+    couples: ClassVar[Couples] = Couples.GROUP
+
+    @property
+    def over(self) -> str:
+        return "rows"
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        group = torch.arange(ctx.batch.num_rows) if ctx.batch.group is None else ctx.batch.group
+        _, home = torch.unique(group, return_inverse=True)
+        num, x = int(home.max()) + 1, ctx(self.of)
+        differs = (x != x[_first(home, num)][home]).to(x.dtype)
+        return (_sum_by(differs, home, num) == 0).to(x.dtype)[home]
+
+
+def _first(home: Tensor, num: int) -> Tensor:
+    """The first place of each of ``num`` homes."""
+    place = torch.arange(len(home), device=home.device)
+    return torch.full((num,), len(home), device=home.device).scatter_reduce(0, home, place, "amin")
 
 
 @dataclass(frozen=True)

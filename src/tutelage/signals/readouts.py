@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ class LogProb(Signal):
     """``log q(target)`` in nats, of the token that is there."""
 
     of: Read = Read("student")
+    of_target: ClassVar[bool] = True  # all that it needs of a voice
 
     def __call__(self, ctx: Asks) -> Tensor:
         return target_log_prob(ctx, self.of)

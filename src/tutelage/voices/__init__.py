@@ -1,7 +1,8 @@
 """Anything that speaks."""
 
 from .blend import Blend
-from .itself import Ema, snapshot
+from .itself import Ema, Initial, Now, itself, snapshot
+from .route import Route
 from .says import Says
 
-__all__ = ["Blend", "Ema", "Says", "snapshot"]
+__all__ = ["Blend", "Ema", "Initial", "Now", "Route", "Says", "itself", "snapshot"]

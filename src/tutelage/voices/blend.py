@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from ..core.context import Context
 from ..core.errors import NeedError, SettingError
 from ..core.schedule import Schedule, value_at
-from ..core.scores import Lazy, Scores
+from ..core.scores import Chunk, Lazy, Scores
+from ..core.workspace import Workspace
+from ..models.sample import Sample, Sampling, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +37,23 @@ class Mixed(Scores):
         return Mixed(tuple(p.held(index) for p in self.parts), self.shares, self.geometric)
 
     def at(self, rows: slice) -> Tensor:
-        terms = [p.at(rows) for p in self.parts]
+        # a part without a share is left out: 0 * log 0 would be nan
+        present = [(s, p.at(rows)) for s, p in zip(self.shares, self.parts, strict=True) if s > 0]
+        if len(present) == 1:
+            return present[0][1]
         if self.geometric:
-            return sum(s * t for s, t in zip(self.shares, terms, strict=True)).log_softmax(-1)  # type: ignore[union-attr]
-        present = [t + math.log(s) for s, t in zip(self.shares, terms, strict=True) if s > 0]
-        return present[0] if len(present) == 1 else torch.stack(present).logsumexp(0)
+            return torch.stack([s * t for s, t in present]).sum(0).log_softmax(-1)
+        return torch.stack([t + math.log(s) for s, t in present]).logsumexp(0)
 
     def leaves(self) -> tuple[Lazy, ...]:
         return tuple(leaf for p in self.parts for leaf in p.leaves())
 
-    def with_leaves(self, held: dict[int, Scores]) -> Scores:
+    @property
+    def swept(self) -> bool:  # type: ignore[override]
+        """Whether a part is."""
+        return any(p.swept for p in self.parts)
+
+    def with_leaves(self, held: Chunk) -> Scores:
         return Mixed(tuple(p.with_leaves(held) for p in self.parts), self.shares, self.geometric)
 
 
@@ -77,6 +86,10 @@ class Blend:
         """Nothing by itself: what is pooled speaks in its own name."""
         return frozenset()
 
+    def asks(self) -> tuple[tuple[str, str], ...]:
+        """What it needs of whom: scores."""
+        return tuple((v, "next") for v in self.voices)
+
     def upstream(self) -> Mapping[str, frozenset[str]]:
         """What it will ask of other voices."""
         return {v: frozenset({"next"}) for v in self.voices}
@@ -101,3 +114,22 @@ class Blend:
             )
         shares = tuple(value_at(s, ctx.progress) for s in self.shares)
         return {"next": Mixed(parts, tuple(s / sum(shares) for s in shares), self.geometric)}
+
+    def sample(
+        self, ws: Workspace, prompts: Sequence[Sequence[int]], settings: Sampling, seeds: Sequence[int]
+    ) -> list[Sample]:
+        """Continue each prompt, every token drawn from the average; the first voice's model says what ends an answer.
+
+        Raises:
+            NeedError: A geometric pool, or shares that change: what is drawn would be of another distribution.
+        """
+        if self.geometric or any(callable(s) for s in self.shares):
+            raise NeedError(
+                f"blend of {', '.join(self.voices)}",
+                got="a wish for text from a geometric or scheduled pool",
+                expected="a linear pool with fixed shares",
+                remedy="Give the shares as numbers and leave geometric=False.",
+            )
+        models = [ws.models[v] for v in self.voices]
+        others = [(m, float(s)) for m, s in zip(models[1:], self.shares[1:], strict=True)]  # type: ignore[arg-type]
+        return sample(models[0], prompts, settings, seeds, others)

@@ -36,6 +36,23 @@ def kl_reverse(log_q: Tensor, log_p: Tensor) -> Tensor:
     return relative_entropy(log_q, log_p)
 
 
+def cross_entropy(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """``-sum p log q``: ``KL(p || q)`` plus the entropy of p, with the same gradient; at ``q = p`` it is not 0.
+
+    Categories of probability 0 under p add nothing, wherever q is.
+    """
+    value = -(log_p.exp() * log_q).sum(-1)
+    if not torch.isnan(value).any():
+        return value
+    absent = torch.isneginf(log_p)
+    return -(log_p.exp() * log_q.masked_fill(absent, 0.0)).sum(-1)
+
+
+def cross_entropy_of_best(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """``-log q(argmax p)``: the cross-entropy with p's most probable category alone; at ``q = p`` it is not 0."""
+    return -log_q.gather(-1, log_p.argmax(-1, keepdim=True)).squeeze(-1)
+
+
 @dataclass(frozen=True)
 class Jensen:
     """Generalised Jensen-Shannon divergence ``beta KL(p || m) + (1 - beta) KL(q || m)``, ``m = beta p + (1 - beta) q``.
@@ -101,8 +118,11 @@ class SkewedReverse:
         return relative_entropy(log_q, mixture(log_q, log_p, self.alpha))
 
 
-def mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
-    """``log(share a + (1 - share) b)``, in log space."""
+def mixture(log_a: Tensor, log_b: Tensor, share: float | Tensor) -> Tensor:
+    """``log(share a + (1 - share) b)``, in log space; a share may be given for each unit: Float[...]."""
+    if isinstance(share, Tensor):
+        share = share.unsqueeze(-1)
+        return torch.logaddexp(log_a + share.log(), log_b + torch.log1p(-share))
     if share == 0:
         return log_b
     if share == 1:
