@@ -37,11 +37,44 @@ def measure(lab, tmp_path):
 
 
 @pytest.fixture
+def found_as(lab, record_property):
+    """Keep a finding whose figures have names of their own: ``found_as(caption, arms, claims, names)``."""
+
+    def keep(caption, arms, claims, figures):
+        record_property("finding", json.dumps(lab.finding(caption, arms, claims, figures)))
+        assert not (wrong := lab.surprising(claims)), wrong
+
+    return keep
+
+
+@pytest.fixture
 def found(lab, record_property):
     """Keep a finding for ``python -m tools.behaviour``, then hold the test to its claims."""
 
     def keep(caption, arms, *claims):
         record_property("finding", json.dumps(lab.finding(caption, arms, claims)))
+        assert not (wrong := lab.surprising(claims)), wrong
+
+    return keep
+
+
+@pytest.fixture(scope="session")
+def tables():
+    """The module of tabular models."""
+    path = Path(__file__).with_name("tables.py")
+    spec = importlib.util.spec_from_file_location("behaviour_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def told(lab, tables, record_property):
+    """Keep a finding over figures of any names, then hold the test to its claims."""
+
+    def keep(caption, arms, *claims):
+        record_property("finding", json.dumps(tables.finding(lab, caption, arms, claims)))
         assert not (wrong := lab.surprising(claims)), wrong
 
     return keep

@@ -9,9 +9,10 @@ states of the chain in float64, so no figure carries the noise of a measurement.
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.core.catalog import build
-from tutelage.core.recipe import Generate, Train
+from tutelage.core.describe import digest
+from tutelage.core.recipe import Generate, Repeat, Train
 from tutelage.core.record import Piece, Record
 from tutelage.core.seeds import generator
 from tutelage.core.workspace import Workspace
@@ -156,8 +158,9 @@ class World:
         return self.wrap(name, 2 * torch.randn(shape, generator=generator(self.seed, name)))
 
     def wrap(self, name: str, logits: Tensor) -> Causal:
-        """Logits as a model."""
-        return Causal(name, Chain(logits).eval(), tokenizer())
+        """Logits as a model, with the facts that a loaded one has."""
+        facts = {"weights_sha256": digest(str(logits.tolist())), "tokenizer_sha256": digest(LETTERS)}
+        return Causal(name, Chain(logits).eval(), tokenizer(), facts)
 
     def blank(self) -> Causal:
         """A student that knows nothing: every symbol is as likely."""
@@ -171,11 +174,11 @@ class World:
             for i, pair in enumerate(pairs)
         ]
 
-    def text(self, writer: Causal | None = None) -> list[Record]:
-        """The prompts, answered by the teacher or another chain."""
+    def text(self, writer: Causal | None = None, prompts: Sequence[Record] | None = None) -> list[Record]:
+        """The prompts, or others, answered by the teacher or another chain."""
         ws = Workspace(self.folder, self.seed, path=("text",))
         ws.models["writer"] = writer or self.teacher
-        return list(run_steps((Ask("writer", max_tokens=LENGTH, author="data"),), self.prompts(), ws))
+        return list(run_steps((Ask("writer", max_tokens=LENGTH, author="data"),), prompts or self.prompts(), ws))
 
     def train(
         self,
@@ -184,21 +187,38 @@ class World:
         steps: int | Mapping[str, int],
         start: Causal | None = None,
         data: Sequence[Record] | None = None,
+        more: Mapping[str, Sequence[Record]] | None = None,
+        given: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> Causal:
-        """Run a recipe to its end; ``start`` is left as it is."""
+        """Run a recipe to its end; ``start`` is left as it is, ``log`` holds each step's row and ``ws`` what was made.
+
+        ``data`` is the data set ``train``, ``more`` are others by name. Arguments of the recipe
+        may also be ``given``: some have the names of ours.
+        """
         student = copy.deepcopy(start) if start else self.blank()
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             ws = Workspace(Path(name), self.seed)
             ws.models.update(teacher=self.teacher, student=student)
             ws.data["train"] = list(data) if data is not None else self.prompts()
-            for stage in build(recipe, arguments).stages:
-                if isinstance(stage, Generate):
-                    rows = run_steps(stage.steps, ws.data[stage.over], ws.within(stage.name))
-                    ws.data[stage.into] = list(rows)
-                else:
-                    self._stage(stage, ws, steps if isinstance(steps, int) else steps[stage.name])
+            ws.data.update({name: list(rows) for name, rows in (more or {}).items()})
+            self._stages(build(recipe, arguments | dict(given or {})).stages, ws, steps)
+            self.ws, log = ws, Path(name) / "metrics.jsonl"
+            self.log = [json.loads(line) for line in log.read_text().splitlines()]
         return student
+
+    def _stages(self, stages: Sequence[Any], ws: Workspace, steps: int | Mapping[str, int], at: str = "") -> None:
+        for stage in stages:
+            name = f"{at}{stage.name}"
+            if isinstance(stage, Generate):
+                rows = run_steps(stage.steps, ws.data[stage.over], ws.within(name))
+                ws.data[stage.into] = list(rows)
+            elif isinstance(stage, Repeat):
+                for number in range(stage.times):
+                    self._stages(stage.stages, ws, steps, f"{name}-{number}-")
+            else:
+                num_steps = steps if isinstance(steps, int) else steps[stage.name]
+                self._stage(replace(stage, name=name), ws, num_steps)
 
     def _stage(self, stage: Any, ws: Workspace, steps: int) -> None:
         assert isinstance(stage, Train)
@@ -251,17 +271,17 @@ def claim(text: str, arms: Arms, holds: Any, *, expected: bool = True) -> Claim:
     return Claim(text, tuple(bool(holds({a: rows[i] for a, rows in arms.items()})) for i in range(num)), expected)
 
 
-def finding(caption: str, arms: Arms, claims: Iterable[Claim], figures: Sequence[str] = tuple(FIGURES)) -> dict[str, Any]:
+def finding(caption: str, arms: Arms, claims: Iterable[Claim], figures: Mapping[str, str] = FIGURES) -> dict[str, Any]:
     """What the tier keeps of a test: a table over seeds, and a verdict on each claim."""
     claims = tuple(claims)
     rows = [[arm, *(_span([seed[f] for seed in seeds]) for f in figures)] for arm, seeds in arms.items()]
     told = " ".join(f"{c.text}: {c.verdict}{'' if c.expected else ', so this is not claimed here'}." for c in claims)
     return {
         "caption": f"{caption} {told}",
-        "columns": ["", *(FIGURES[f] for f in figures)],
+        "columns": ["", *figures.values()],
         "rows": rows,
         "seeds": list(range(len(next(iter(arms.values()))))),
-        "figures": {a: [{f: round(seed[f], 3) for f in FIGURES} for seed in seeds] for a, seeds in arms.items()},
+        "figures": {a: [{f: round(seed[f], 3) for f in figures} for seed in seeds] for a, seeds in arms.items()},
         "claims": [{"text": c.text, "held": list(c.held), "expected": c.expected} for c in claims],
         "verdict": "as claimed" if all(all(c.held) for c in claims) else "not all as claimed",
     }
