@@ -52,6 +52,7 @@ def evaluate(
     num_samples: int = 4,
     sampling: Sampling | None = None,
     seed: int = 0,
+    asked: Callable[[Record], Record] | None = None,
 ) -> dict[str, Any]:
     """Measure each system on held-out records and write a few answers.
 
@@ -67,6 +68,8 @@ def evaluate(
         num_samples: Prompts that are answered, >= 0.
         sampling: How answers are written; greedy, 128 tokens, by default.
         seed: For draws, if ``sampling`` is not greedy.
+        asked: How the systems' prompts are put where they differ from the data's (a task prefix); the teacher reads
+            the data's. Trained pieces stay the same.
 
     Raises:
         SettingError: No system, a reserved name, a size below its range, or answers longer than the context.
@@ -79,12 +82,14 @@ def evaluate(
     models = {"teacher": teacher, **systems}
     chosen = samples.choose(records, num_samples, list(models.values()), settings)
     with untouched(models.values()):
-        scores = _score(systems, teacher, records, collate, batch_size, ledger)
+        put = asked or (lambda record: record)
+        scores = _score(systems, teacher, records, collate, batch_size, ledger, put)
         answers = {}
         for name, model in models.items():
             charge = _charge(ledger, name, "sample")
-            answers[name] = samples.write(model, chosen, settings, batch_size=batch_size, seed=seed, charge=charge)
-        shown = samples.gather(systems, teacher, chosen, answers, collate)
+            rows = chosen if model is teacher else [put(r) for r in chosen]
+            answers[name] = samples.write(model, rows, settings, batch_size=batch_size, seed=seed, charge=charge)
+        shown = samples.gather(systems, teacher, chosen, answers, collate, put)
     references = [samples.reference_of(r) for r in chosen]
     some = next(iter(scores.values()))
     positions = some.fidelity.by_record()["count"]
@@ -178,11 +183,13 @@ def _score(
     collate: Callable[[Sequence[Record]], Batch],
     batch_size: int,
     ledger: Ledger,
+    put: Callable[[Record], Record],
 ) -> dict[str, Score]:
     scores = {name: Score() for name in systems}
     classes = TokenClasses(teacher.tokenizer)
     for start in range(0, len(records), batch_size):
-        batch = collate(records[start : start + batch_size])
+        rows = records[start : start + batch_size]
+        batch, theirs = collate(rows), collate([put(r) for r in rows])
         units = batch.units["tokens"]
         ids = [r.id for r in batch.records]
         if units.target is None or len(units) == 0:
@@ -190,7 +197,9 @@ def _score(
             for score in scores.values():
                 score.fidelity.add(empty, time=units.time, classes=units.time, row=units.row, ids=ids)
             continue
-        said = {n: _predict(m, batch, n, ledger) for n, m in {"teacher": teacher, **systems}.items()}
+        _same_positions(batch, theirs)
+        said = {"teacher": _predict(teacher, batch, "teacher", ledger)}
+        said |= {n: _predict(m, theirs, n, ledger) for n, m in systems.items()}
         codes = classes(units.target.tolist())
         target = units.target.to(teacher.device)
         for name, values in _measured(said, target, ledger).items():
@@ -207,6 +216,17 @@ def _score(
             scores[name].student += Calibration.of(values, "student")
             scores[name].teacher += Calibration.of(values, "teacher")
     return scores
+
+
+def _same_positions(batch: Batch, theirs: Batch) -> None:
+    ours, others = batch.units["tokens"].target, theirs.units["tokens"].target
+    if ours is None or others is None or not torch.equal(ours, others):
+        raise DataError(
+            f"held-out records {batch.records[0].id!r} to {batch.records[-1].id!r}",
+            got="other trained tokens where the student is asked in its own way",
+            expected="the same answers under both prompts",
+            remedy="Leave more room for the longer prompt, or measure answers only (evaluate.trains).",
+        )
 
 
 def measure_nothing() -> dict[str, torch.Tensor]:

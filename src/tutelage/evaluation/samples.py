@@ -135,19 +135,24 @@ def states_number(reference: str) -> bool:
 
 
 def trace(
-    student: Causal, teacher: Causal, records: Sequence[Record], collate: Callable[[Sequence[Record]], Batch]
+    student: Causal,
+    teacher: Causal,
+    records: Sequence[Record],
+    collate: Callable[[Sequence[Record]], Batch],
+    put: Callable[[Record], Record],
 ) -> list[list[dict[str, Any]]]:
     """For each record, its trained tokens as ``{text, kl, top: {student, teacher}}``.
 
     ``kl`` is KL(p_teacher || q_student) in nats where the token was chosen; each ``top`` lists the most probable tokens
-    as ``[text, probability]``.
+    as ``[text, probability]``. ``put`` is how the student is asked.
     """
     batch = collate(records)
     units = batch.units["tokens"]
     if units.target is None or len(units) == 0:
         return [[] for _ in records]
-    view, wants = batch.views["main"], frozenset({"next"})
-    q, p = (m.predict(view.to(m.device), wants)["next"] for m in (student, teacher))
+    views = [collate([put(r) for r in records]).views["main"], batch.views["main"]]
+    said = [m.predict(v.to(m.device), frozenset({"next"})) for m, v in zip((student, teacher), views, strict=True)]
+    q, p = (fields["next"] for fields in said)
     assert isinstance(q, Scores) and isinstance(p, Scores)
     target = units.target.to(student.device)
     kl = measure(q, p, target)["kl"].tolist()
@@ -196,11 +201,12 @@ def gather(
     records: Sequence[Record],
     answers: Mapping[str, Sequence[Answer]],
     collate: Callable[[Sequence[Record]], Batch],
+    put: Callable[[Record], Record],
 ) -> list[dict[str, Any]]:
     """The samples of ``evaluation.json``: prompt, reference, the teacher's answer, and for each system its own answer.
 
     For each system both answers come as tokens coloured by its KL from the teacher, one record at a time so that
-    memory does not grow with their number.
+    memory does not grow with their number. ``put`` is how the systems are asked.
     """
     out = []
     for i, record in enumerate(records):
@@ -215,7 +221,7 @@ def gather(
         for name, causal in systems.items():
             own = answers[name][i]
             along = [answered(record, own, name), answered(record, said, "teacher")]
-            mine, theirs = (trace(causal, teacher, [r], collate)[0] for r in along)
+            mine, theirs = (trace(causal, teacher, [r], collate, put)[0] for r in along)
             entry["systems"][name] = {
                 "text": own.text, "stop": own.stop, "num_tokens": own.num_tokens,
                 "tokens": mine, "along_teacher": theirs,
