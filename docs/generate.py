@@ -29,7 +29,14 @@ from tutelage.cli.main import app
 from tutelage.core import catalog
 from tutelage.core.errors import StoreError
 from tutelage.core.recipe import docstring_sections
-from tutelage.running.runfile import DataSettings, EvaluateSettings, ModelSettings, RunFile, ShrinkSettings
+from tutelage.running.runfile import (
+    DataSettings,
+    EvaluateSettings,
+    LoraSettings,
+    ModelSettings,
+    RunFile,
+    ShrinkSettings,
+)
 from tutelage.training.settings import TrainSettings
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +50,7 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "Top level": (RunFile, "The keys of the file itself."),
     "[models.SLOT]": (ModelSettings, 'One table a model slot. A text is short for `load`: `teacher = "FOLDER"`.'),
     "[models.SLOT.shrink]": (ShrinkSettings, "A student cut out of another slot's model."),
+    "[models.SLOT.lora]": (LoraSettings, "A low-rank adapter; only it trains, and the exported student has it merged."),
     "[data.NAME]": (DataSettings, 'One table a data set. A text is short for `path`: `train = "FILE.jsonl"`.'),
     "[train] and [train.STAGE]": (
         TrainSettings,
@@ -52,7 +60,7 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "[evaluate]": (EvaluateSettings, "What is measured, before the first stage and after the last."),
 }
 INNER = {ModelSettings: "[models.SLOT]", DataSettings: "[data.NAME]", ShrinkSettings: "[models.SLOT.shrink]",
-         EvaluateSettings: "[evaluate]"}  # fmt: skip
+         LoraSettings: "[models.SLOT.lora]", EvaluateSettings: "[evaluate]"}  # fmt: skip
 
 # keys that their model leaves without a word
 PLAIN = {
