@@ -36,7 +36,7 @@ def strong_to_weak(
         max_tokens: The longest answer, of either model.
         teacher_temperature: Of the teacher's sampling.
         temperature: Of the student's sampling.
-        trains: In the first stage, `answer` trains the answers and `all` the prompts' text as well.
+        trains: In the first stage, `answer` trains the answers, `all` the prompts' text as well, `whole` every position.
         data_share: In the first stage, the share of rows with the data's own answers instead of the teacher's.
         data: The data set that these rows come from.
 
@@ -47,6 +47,13 @@ def strong_to_weak(
     if not 0 <= data_share <= 1:
         raise SettingError(
             "strong_to_weak.data_share", got=str(data_share), expected="a share in [0, 1]", remedy="0 is the paper's."
+        )
+    if data != "train" and not data_share:
+        raise SettingError(
+            "strong_to_weak.data",
+            got=f"data={data!r} with data_share=0",
+            expected="a share of rows that come from it",
+            remedy="Set data_share, e.g. to 0.5, or leave data out.",
         )
     taught, given = Corpus("answers", trains=trains), Corpus(data, trains=trains)  # type: ignore[arg-type]
     source = Mixture(((taught, 1 - data_share), (given, data_share)), by="row") if data_share else taught
