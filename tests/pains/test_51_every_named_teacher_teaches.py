@@ -41,3 +41,10 @@ def test_two_teachers_for_one_tag_are_refused_not_the_last_one_taken():
         Route("domain", (("math", "teacher_model"), ("math", "teacher")))
     with pytest.raises(SettingError):
         Route("domain", ())
+
+
+def test_a_model_that_nothing_reads_is_refused_before_it_costs_memory(new_run, teacher_folder, tmp_path):
+    made = table(new_run, teacher_folder, tmp_path, NAMES)
+    made["models"]["spare"] = str(teacher_folder)
+    with pytest.raises(SettingError, match="models.spare.*nothing in recipe"):
+        tutelage.run(made)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.catalog import build
+from ..core.describe import describe
 from ..core.errors import NeedError, SettingError, unknown
 from ..core.needs import TEXT, needs, stages
-from ..core.recipe import Generate, Recipe, Train
+from ..core.recipe import Change, Generate, Recipe, Train
 from ..core.record import Record
 from ..core.schedule import walk
+from ..core.signal import Read
 from ..core.workspace import Workspace
 from ..data import corpus
 from ..data.collate import Collate
@@ -22,7 +24,9 @@ from ..data.render import render, whole
 from ..data.source import Corpus
 from ..models.adapter import adapted
 from ..models.agree import agree, align, same_tokens
+from ..models.body import Body
 from ..models.causal import Causal
+from ..models.encoder import Encoder, same_words
 from ..models.export import export
 from ..models.load import load
 from ..surgery.shrink import Shrink
@@ -58,7 +62,9 @@ def recipe_of(run: RunFile) -> Recipe:
         if name is not None and name not in known:
             raise unknown(f"RunFile, data set of recipe {run.recipe!r}", name, known, "Name it under [data].")
     voices = {v for s in stages(recipe.stages) if isinstance(s, Train) for v in (*s.voices, *s.parts)}
-    absent = (set(needs(recipe)) - voices | aligned(recipe)) - set(run.models)
+    voices |= {s.into for s in stages(recipe.stages) if isinstance(s, Change)}
+    made = {s.into for s in stages(recipe.stages) if isinstance(s, Change)}
+    absent = (set(needs(recipe)) - voices | aligned(recipe)) - made - set(run.models)
     if absent:
         raise NeedError(
             f"recipe {run.recipe!r}",
@@ -67,6 +73,22 @@ def recipe_of(run: RunFile) -> Recipe:
             remedy="Name it under [models].",
         )
     far.check_gives(recipe, run)
+    _check_slots(run, recipe)
+    return recipe
+
+
+def _check_slots(run: RunFile, recipe: Recipe) -> None:
+    """Refuse slots that nothing reads, and cuts whose source is missing."""
+    sources = {s.shrink.source for s in run.models.values() if s.shrink}
+    tree = describe(recipe)
+    for slot in run.models:
+        if slot not in {"teacher", "student", *sources} and repr(slot) not in tree:
+            raise SettingError(
+                f"RunFile, models.{slot}",
+                got=f"a model that nothing in recipe {run.recipe!r} reads",
+                expected=f"slots that it reads: {', '.join(sorted({*needs(recipe), 'student'}))}",
+                remedy="Leave it out, or name it in [args] where the recipe takes several models.",
+            )
     for slot, settings in run.models.items():
         source = settings.shrink.source if settings.shrink else slot
         if source not in run.models or (settings.shrink and source == slot):
@@ -80,7 +102,6 @@ def recipe_of(run: RunFile) -> Recipe:
             )
         if settings.shrink and settings.shrink.rows not in run.data:
             raise unknown(f"RunFile, models.{slot}.shrink.rows", settings.shrink.rows, run.data)
-    return recipe
 
 
 def load_data(run: RunFile, workspace: Workspace, say: Say) -> None:
@@ -118,6 +139,9 @@ def load_models(
             said += _speak(recipe, workspace.models["teacher"], workspace.models[slot], settings.adopt)
     for text in dict.fromkeys(said):
         say(text)
+    for _, part in walk(recipe):  # a block that a model does not have is refused now, not at the step that reads it
+        if isinstance(part, Read) and isinstance(model := workspace.models.get(part.who), Body):
+            model.refuse({part.what})
     for slot, settings in run.models.items():
         _trainable(slot, settings, run)
         if settings.lora is not None:
@@ -142,6 +166,8 @@ def _speak(recipe: Recipe, teacher: Any, other: Any, adopt: bool) -> Sequence[st
     """Check that two models can work together in a recipe; what is worth a note."""
     if far.is_far(other):
         return ()
+    if isinstance(teacher, Encoder) or isinstance(other, Encoder):
+        return same_words(teacher, other)
     if far.is_far(teacher) and same_tokens(teacher, other):
         return far.agree_far(teacher, other)
     if teacher.tokenizer is None or other.tokenizer is None or same_tokens(teacher, other):
