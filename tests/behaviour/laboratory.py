@@ -258,7 +258,9 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """How often it was seen."""
+        """How often it was seen; a claim about the mean of the seeds has one answer."""
+        if len(self.held) == 1:
+            return "so it is" if self.held[0] else "it is not so"
         return f"{sum(self.held)} of {len(self.held)} seeds"
 
 
