@@ -1,8 +1,9 @@
 """Anything that speaks."""
 
 from .blend import Blend
+from .confident import Confident
 from .itself import Ema, Initial, Now, itself, snapshot
 from .route import Route
 from .says import Says
 
-__all__ = ["Blend", "Ema", "Initial", "Now", "Route", "Says", "itself", "snapshot"]
+__all__ = ["Blend", "Confident", "Ema", "Initial", "Now", "Route", "Says", "itself", "snapshot"]

@@ -96,22 +96,7 @@ class Blend:
 
     def predict(self, ctx: Context, wants: frozenset[str]) -> Mapping[str, Any]:
         """The pooled scores of ``next``."""
-        if wants - {"next"}:
-            raise NeedError(
-                f"blend of {', '.join(self.voices)}",
-                got=f"a read of {', '.join(sorted(wants))}",
-                expected="a read of 'next'",
-                remedy="Pool scores; features of different models have no common axis.",
-            )
-        parts = tuple(ctx.say(v)["next"] for v in self.voices)
-        sizes = {p.num_categories for p in parts}
-        if len(sizes) > 1:
-            raise NeedError(
-                f"blend of {', '.join(self.voices)}",
-                got=f"vocabularies of {sorted(sizes)}",
-                expected="one vocabulary",
-                remedy="Pool models of one tokenizer.",
-            )
+        parts = parts_of(ctx, self.voices, wants, "blend")
         shares = tuple(value_at(s, ctx.progress) for s in self.shares)
         return {"next": Mixed(parts, tuple(s / sum(shares) for s in shares), self.geometric)}
 
@@ -133,3 +118,28 @@ class Blend:
         models = [ws.models[v] for v in self.voices]
         others = [(m, float(s)) for m, s in zip(models[1:], self.shares[1:], strict=True)]  # type: ignore[arg-type]
         return sample(models[0], prompts, settings, seeds, others)
+
+
+def parts_of(ctx: Context, voices: Sequence[str], wants: frozenset[str], where: str) -> tuple[Scores, ...]:
+    """What several voices say of the next token, over one vocabulary.
+
+    Raises:
+        NeedError: Another field is wanted, or the vocabularies differ.
+    """
+    if wants - {"next"}:
+        raise NeedError(
+            f"{where} of {', '.join(voices)}",
+            got=f"a read of {', '.join(sorted(wants))}",
+            expected="a read of 'next'",
+            remedy="Pool scores; features of different models have no common axis.",
+        )
+    parts = tuple(ctx.say(v)["next"] for v in voices)
+    sizes = {p.num_categories for p in parts}
+    if len(sizes) > 1:
+        raise NeedError(
+            f"{where} of {', '.join(voices)}",
+            got=f"vocabularies of {sorted(sizes)}",
+            expected="one vocabulary",
+            remedy="Pool models of one tokenizer.",
+        )
+    return parts
