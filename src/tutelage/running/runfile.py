@@ -74,6 +74,7 @@ class ModelSettings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the weights; what trains needs float32."
     )
+    bits: Literal[8] | None = Field(None, description="8 holds the blocks' weights as int8; it then only speaks.")
     lora: LoraSettings | None = None
     adopt: bool = Field(False, description="Take chat template, EOS and generation config from the teacher.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
