@@ -22,6 +22,7 @@ from ..running.runner import versions
 FEATURES = {
     "Parquet and `datasets` folders": ("datasets", "pip install 'tutelage[data]'"),
     "LoRA students": ("peft", "pip install 'tutelage[lora]'"),
+    "benchmark tasks": ("lm_eval", "pip install 'tutelage[harness]'"),
     "tracking with trackio": ("trackio", "pip install 'tutelage[track]'"),
     "tracking with TensorBoard": ("tensorboard", "pip install 'tutelage[track]'"),
     "tracking with W&B": ("wandb", "pip install 'tutelage[track]'"),

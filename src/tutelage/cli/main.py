@@ -134,6 +134,8 @@ def evaluate(
     columns: dict[str, str] | None = None,
     num_records: int = 32,
     skip: int = 0,
+    harness: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    max_tokens: int = 256,
     json: bool = False,
 ) -> None:
     """Measure models against a teacher on a data file.
@@ -156,6 +158,10 @@ def evaluate(
         Records measured, after those skipped.
     skip:
         Records left out first.
+    harness:
+        Tasks of lm-evaluation-harness to run as well: number and exact ask the records, FILE.yaml is one of your own.
+    max_tokens:
+        The longest answer to a task of the records.
     json:
         Print JSON instead of a table.
     """
@@ -163,7 +169,9 @@ def evaluate(
     from . import tables
 
     table = {"path": data, "chat": chat, "columns": columns or {}, "skip": skip}
-    result = api.evaluate({s: s for s in students}, teacher, table, num_records=num_records)
+    result = api.evaluate(
+        {s: s for s in students}, teacher, table, num_records=num_records, tasks=harness or (), max_tokens=max_tokens
+    )
     tables.show_evaluation(console, result, students, as_json=json)
 
 

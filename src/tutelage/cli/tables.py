@@ -50,6 +50,10 @@ def show_evaluation(console: Console, result: Mapping[str, Any], names: Sequence
         cells = [cell(read, result.get(name)) for name in (*names, "teacher")]
         if any(cells):
             table.add_row(label, *cells)
+    for task in next(iter(result.get("harness", {}).values()), {}):
+        for figure in result["harness"]["teacher"][task]:
+            values = [result["harness"][name][task].get(figure) for name in (*names, "teacher")]
+            table.add_row(escape(f"{task}: {figure}"), *("" if v is None else f"{v:.3f}" for v in values))
     console.print(table)
 
 

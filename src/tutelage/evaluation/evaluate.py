@@ -28,9 +28,10 @@ from . import samples
 from .metrics import cost
 from .metrics.calibration import Calibration
 from .metrics.fidelity import Fidelity, TokenClasses
+from .metrics.loyalty import Loyalty
 from .metrics.positions import chunk_rows, measure
 
-RESERVED = ("held_out", "teacher", "samples", "ledger")
+RESERVED = ("held_out", "teacher", "samples", "ledger", "systems", "harness")
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Score:
     """The tallies of one system: against the teacher, and both models' on the data's targets."""
 
     fidelity: Fidelity = field(default_factory=Fidelity)
+    loyalty: Loyalty = field(default_factory=Loyalty)
     student: Calibration = field(default_factory=Calibration)
     teacher: Calibration = field(default_factory=Calibration)
 
@@ -104,6 +106,7 @@ def evaluate(
     }  # fmt: skip
     for name, score in scores.items():
         text = samples.figures(answers[name], references)
+        text |= samples.loyal(answers[name], answers["teacher"], references)
         out[name] = _system(score) | {"cost": _cost(name, systems[name], ledger), "text": text}
     return plain({**out, "samples": shown, "ledger": ledger.state_dict()})
 
@@ -213,6 +216,7 @@ def _score(
                     remedy="Its weights or the teacher's are not finite: go back to the last good checkpoint.",
                 )
             scores[name].fidelity.add(values, time=units.time, classes=codes, row=units.row, ids=ids)
+            scores[name].loyalty += Loyalty.of(values)
             scores[name].student += Calibration.of(values, "student")
             scores[name].teacher += Calibration.of(values, "teacher")
     return scores
@@ -285,6 +289,7 @@ def _system(score: Score) -> dict[str, Any]:
         "fidelity": score.fidelity.overall(),
         "by_position": score.fidelity.by_position(),
         "by_class": score.fidelity.by_class(),
+        "loyalty": score.loyalty.result(),
         "records": score.fidelity.by_record(),
         **_figures(score.student),
     }

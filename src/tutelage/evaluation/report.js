@@ -108,7 +108,18 @@
 
   const single = (name, title, type) => () => [curve(name, color("after"), title), layout({ ...stages(), showlegend: false, title: { text: title, font: { size: 13 }, x: 0.02, y: 0.98 }, margin: { l: 44, r: 8, t: 30, b: 28 }, yaxis: { type, rangemode: "tozero", exponentformat: "power" } })];
 
+  const provenance = (trace) => () => {
+    const hues = { teacher: color("teacher"), student: color("before"), boosted: color("after"), shared: color("data"), common: color("data") };
+    const traces = trace.labels.flatMap((label) => trace.sides.map((side) => ({
+      mode: "lines", name: escape(trace.sides.length > 1 ? `${label}, ${side}` : label), x: trace.by_position[side].map((r) => r.position + 1), y: trace.by_position[side].map((r) => r[label]),
+      customdata: trace.by_position[side].map((r) => r.count), line: { color: hues[label], width: 2.2, dash: side === "wrong" ? "dash" : "solid" },
+      visible: ["teacher", "student"].includes(label) || trace.sides.length === 1 ? true : "legendonly", hovertemplate: "%{y:.0%} of %{customdata:,} answers",
+    })));
+    return [traces, layout({ xaxis: { title: { text: "sentence of the answer", standoff: 6 } }, yaxis: { tickformat: ".0%", range: [0, 1.02] } })];
+  };
+
   const plots = {
+    ...Object.fromEntries(data.provenance.map((trace, i) => [`plot-provenance-${i}`, provenance(trace)])),
     "plot-loss": training(["loss", ...data.training.terms], "loss"),
     "plot-kl": training(["kl"], "nats a token"),
     "plot-learning_rate": single("learning_rate", "Learning rate"), "plot-grad_norm": single("grad_norm", "Gradient norm"), "plot-tokens_per_second": single("tokens_per_second", "Tokens a second"),

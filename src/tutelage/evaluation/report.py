@@ -22,16 +22,20 @@ Every file of the run's folder may be missing; the page shows what there is. The
                           num_positions}                                      means over positions; nats and shares
             by_position  [{label, count, kl, reverse_kl, top1, top5, student_nll, teacher_nll}]
             by_class     the same, label a token class
+            loyalty      {label, probability, on_right, on_wrong, teacher_accuracy, student_accuracy, consistency}
             calibration  {ece, brier, bins: [{low, high, count, confidence, accuracy}]}
             perplexity, nll
             records      {ids: [], count: [], kl: [], top1: [], student_nll: [] ...}    columns; for ``compare``
             cost         {num_parameters, num_bytes, predict_tokens_per_second, sample_tokens_per_second,
                           peak_memory_bytes}
             text         {lengths: [int], length: {num, mean, median, p95, max}, cut_share, distinct_2, self_bleu,
-                          repetition_share, num_graded?, numeric_share?, exact_share?}
+                          repetition_share, num_graded?, numeric_share?, exact_share?, loyalty?: {num, label, on_right,
+                          on_wrong}}
         samples   [{id, prompt, reference, teacher: {text, stop, num_tokens},
                     systems: {NAME: {text, stop, num_tokens, tokens: [TOKEN], along_teacher: [TOKEN]}}}]
                   TOKEN = {text, kl, top: {student: [[text, probability] x 3], teacher: [...]}}
+        systems   {STAGE: {NAME: {num_prompts, num_rows, text, cost: {"slot/deed": {...}, total: {...}}, METRIC: ...}}}
+                  what an Evaluate stage with systems of its own found (``measure_systems``)
         ledger    {"slot/deed": {calls, tokens, seconds, money}}
 
     A number that does not exist is null.
@@ -90,6 +94,8 @@ def page(run: RunFolder) -> str:
         cards=view.cards(run.evaluation),
         figures=view.table(view.FIGURES, run.evaluation),
         costs=view.table(view.COSTS, run.evaluation),
+        chains=view.table(view.SYSTEMS, view.chains(run.evaluation)),
+        traces=view.traces(run.evaluation),
         ledger=view.ledger(run.evaluation),
         samples=view.samples(run.evaluation),
         warnings=view.warnings(run),

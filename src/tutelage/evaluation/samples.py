@@ -17,6 +17,7 @@ from ..core.seeds import derive
 from ..data.render import prompt_ids
 from ..models.causal import Causal
 from ..models.sample import Sample, Sampling, sample
+from .metrics.loyalty import answer_loyalty
 from .metrics.positions import TILE_ELEMENTS, measure
 from .metrics.text import distinct, exact_match, last_number, length_stats, numeric_match, repetition_share, self_bleu
 
@@ -126,6 +127,12 @@ def figures(answers: Sequence[Answer], references: Sequence[str]) -> dict[str, A
         out["numeric_share"] = fmean(float(numeric_match(a.text, r)) for a, r in graded)
         out["exact_share"] = fmean(float(exact_match(a.text, r)) for a, r in graded)
     return out
+
+
+def loyal(answers: Sequence[Answer], taught: Sequence[Answer], references: Sequence[str]) -> dict[str, Any]:
+    """``{loyalty: answer_loyalty}`` over the references that state a final number; empty if there is none."""
+    rows = [(a.text, t.text, r) for a, t, r in zip(answers, taught, references, strict=True) if states_number(r)]
+    return {"loyalty": answer_loyalty(*zip(*rows, strict=True))} if rows else {}
 
 
 def states_number(reference: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .run_folder import RunFolder, curves
 
-RESERVED = ("held_out", "teacher", "samples", "ledger")
+RESERVED = ("held_out", "teacher", "samples", "ledger", "systems", "harness")
 KL_EDGES = (0.05, 0.2, 0.5, 1.0, 2.0)  # nats; the colour of a token changes at each
 
 
@@ -75,6 +75,10 @@ AGAINST_TEACHER = (
 FIGURES = (
     *CARDS[:2],
     Row("Top-5 agreement", ("fidelity", "top5"), percent, 1),
+    Row("Agreement where the teacher is right", ("loyalty", "on_right"), percent, 1),
+    Row("Agreement where the teacher is wrong", ("loyalty", "on_wrong"), percent, 1),
+    Row("Probability loyalty", ("loyalty", "probability"), fixed(3), 1),
+    Row("Consistency of right and wrong", ("loyalty", "consistency"), fixed(3), 1),
     Row("Reverse KL", ("fidelity", "reverse_kl"), fixed(3), -1),
     Row("Jensen divergence", ("fidelity", "jensen"), fixed(3), -1),
     Row("Total variation", ("fidelity", "total_variation"), fixed(3), -1),
@@ -82,6 +86,8 @@ FIGURES = (
     Row("Brier score", ("calibration", "brier"), fixed(3), -1),
     Row("Entropy", ("fidelity", "student_entropy"), fixed(3)),
     Row("Right final number", ("text", "numeric_share"), percent, 1),
+    Row("The teacher\u2019s final number", ("text", "loyalty", "label"), percent, 1),
+    Row("The same where it is wrong", ("text", "loyalty", "on_wrong"), percent, 1),
     Row("Mean answer length, tokens", ("text", "length", "mean"), fixed(0)),
     Row("Answers cut at the limit", ("text", "cut_share"), percent, -1),
     Row("Repetition", ("text", "repetition_share"), percent, -1),
@@ -93,6 +99,17 @@ COSTS = (
     Row("Reading, tokens/s", ("cost", "predict_tokens_per_second"), fixed(0), 1),
     Row("Writing, tokens/s", ("cost", "sample_tokens_per_second"), fixed(0), 1),
     Row("Peak memory", ("cost", "peak_memory_bytes"), in_bytes),
+)
+
+SYSTEMS = (
+    Row("Prompts", ("num_prompts",), fixed(0)),
+    Row("Answers that came out", ("num_rows",), fixed(0)),
+    Row("Right final number", ("text", "numeric_share"), percent, 1),
+    Row("Mean answer length, tokens", ("text", "length", "mean"), fixed(0)),
+    Row("Model calls", ("cost", "total", "calls"), fixed(0), -1),
+    Row("Tokens read and written", ("cost", "total", "tokens"), scaled, -1),
+    Row("Seconds", ("cost", "total", "seconds"), fixed(1), -1),
+    Row("Money, $", ("cost", "total", "money"), fixed(2), -1),
 )
 
 
@@ -166,6 +183,36 @@ def table(rows: Sequence[Row], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {"columns": columns, "rows": body}
 
 
+def chains(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The evaluated systems that are chains of steps, by stage and name."""
+    stages = evaluation.get("systems") or {}
+    return {f"{stage}: {name}": found for stage, systems in stages.items() for name, found in systems.items()}
+
+
+def traces(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where the sentences of each system come from: what ``Profiles`` found, and a table of it."""
+    out = []
+    for name, found in chains(evaluation).items():
+        for profile in (v for v in found.values() if isinstance(v, Mapping) and "by_position" in v):
+            shares, num = profile.get("shares") or {}, profile.get("num_records") or {}
+            sides = [s for s in ("right", "wrong") if num.get(s)] if num.get("wrong") else []
+            heads = ["all", *sides, *(["area", "lead"] if len(sides) == 2 else [])]
+            rows = [
+                {"label": label, "cells": [_share(shares, profile, head, label) for head in heads]}
+                for label in profile.get("labels") or []
+            ]
+            out.append(
+                {**profile, "name": name, "table": {"columns": heads, "rows": rows}, "sides": sides or ["right"]}
+            )
+    return out
+
+
+def _share(shares: Mapping[str, Any], profile: Mapping[str, Any], head: str, label: str) -> dict[str, Any]:
+    value = ((profile if head in ("area", "lead") else shares).get(head) or {}).get(label)
+    text = "\u2013" if value is None else fixed(2)(value) if head in ("area", "lead") else percent(value)
+    return {"text": text, "best": False}
+
+
 def ledger(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     """What every model call cost, one row an account."""
     rows = []
@@ -194,6 +241,7 @@ def plots(run: RunFolder) -> dict[str, Any]:
         "main": main_of(systems),
         "position": {n: e[n].get("by_position") or [] for n in systems},
         "class": {n: e[n].get("by_class") or [] for n in systems},
+        "provenance": traces(e),
         "bins": {n: (e[n].get("calibration") or {}).get("bins") or [] for n in lengths},
         "lengths": {
             **{n: v for n, v in lengths.items() if v},
