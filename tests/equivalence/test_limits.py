@@ -392,7 +392,45 @@ def test_step_by_step_on_labels_alone(world):
     assert worst(got, want) < 2e-6 and told.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
+@limit("provenance_tracing", "candidates=1: seqkd at the same temperature.")
+def test_a_single_candidate(world, step):
+    arguments = {"max_tokens": 6, "temperature": 1.0}
+    choose, train = catalog.build("provenance_tracing", {"candidates": 1, "trace": False, **arguments}).stages
+    write, plain = catalog.build("seqkd", arguments).stages
+    answers = [list(run_steps(s.steps, world.records, world.ws.within("t"))) for s in (choose, write)]
+    assert [r.pieces for r in answers[0]] == [r.pieces for r in answers[1]] and answers[0][0].pieces[-1].author == "teacher"
+    world.ws.data["answers"] = world.ws.data["chosen"] = answers[0]
+    same(step(train), step(plain))
+
+
 def test_every_line_of_every_card_has_a_test():
     lines = {(name, line) for name in catalog.names() for line in catalog.card(catalog.find(name)).limits}
     assert lines == set(TESTED)
     assert all(name in globals() for name in TESTED.values())
+
+
+@limit("ernie_tiny", "tuned=teacher: the stage enhanced is the stage general.")
+def test_general_distillation_from_the_untuned_teacher_twice():
+    first, second, third, _ = trains("ernie_tiny", tuned="teacher", general="general")
+    assert replace(second, name="general") == first and third.source != first.source
+
+
+@limit("ernie_tiny", "stages=specify, latent_scale=0, soft_scale=0: supervised.")
+def test_the_last_stage_on_labels_alone(step):
+    alone = {"stages": ("specify",), "latent_scale": 0.0, "tuned": "teacher", "tie": True, "layers": 2}
+    (one,) = trains("ernie_tiny", **alone, soft_scale=0.0)
+    same(nonzero(step(one)), step(trains("supervised")[0]))
+
+
+@limit("ernie_tiny", "stages=specify, latent_scale=0, hard_scale=0, tuned=teacher: forward_kl with the same temperature.")
+def test_the_last_stage_on_the_teacher_alone(step):
+    alone = {"stages": ("specify",), "latent_scale": 0.0, "tuned": "teacher", "tie": True, "layers": 2}
+    for temperature in (1.0, 2.0):
+        (one,) = trains("ernie_tiny", **alone, hard_scale=0.0, temperature=temperature)
+        same(nonzero(step(one)), step(trains("forward_kl", temperature=temperature)[0]))
+
+
+def nonzero(taken):
+    """A step without the gradients that are 0 throughout, which a term of scale 0 may leave behind."""
+    grads, told, rows = taken
+    return {n: g for n, g in grads.items() if float(g.abs().max()) > 0}, told, rows

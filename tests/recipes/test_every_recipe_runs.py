@@ -25,6 +25,8 @@ def table(new_run):
             arguments["verifier"] = "exact"  # the answers here are words
         if name == "distilling_step_by_step":
             arguments |= {"rationales": "data", "cue": " "}  # a random teacher writes no cue: the last word is the label
+        if "layers" in catalog.parameters(catalog.find(name)):
+            arguments["layers"] = 2  # the student has two blocks
         settings = {"steps": 2, "batch_size": 4, "micro_batch_size": 2, "max_length": 256, "learning_rate": 3e-3, **train}
         return new_run(recipe=name, args=arguments, train=settings)
 

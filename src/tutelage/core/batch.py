@@ -19,14 +19,19 @@ class View:
         inputs: Model inputs by name. For causal models ``input_ids`` Int[B T], ``position_ids`` Int[B T] and
             ``attention_mask`` Int[B T] (1 is a real token) or, for packed rows, Bool[B 1 T T].
         at: Int[U]: for each unit, the position in the flattened B*T grid whose output predicts it.
+        real: Int[P]: for each of the units ``real``, its own position in the grid; None where nothing says it.
+        row: Int[P], their records.
     """
 
     inputs: Mapping[str, Tensor]
     at: Tensor
+    real: Tensor | None = None
+    row: Tensor | None = None
 
     def to(self, device: torch.device) -> View:
         """The same view on a device."""
-        return View({k: v.to(device) for k, v in self.inputs.items()}, self.at.to(device))
+        real, row = (None if t is None else t.to(device) for t in (self.real, self.row))
+        return View({k: v.to(device) for k, v in self.inputs.items()}, self.at.to(device), real, row)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Batch:
 
     Args:
         records: The rows, in order; a row without a trained position is still a row.
-        units: Unit lists by name; ``tokens`` are the trained positions, ``rows`` the records.
+        units: Unit lists by name; ``tokens`` are the trained positions, ``real`` every token of the view ``main``,
+            ``rows`` the records.
         views: One view a rendering; ``main`` is the record itself.
         notes: Numbers computed once: Float[U] for tokens under ``tokens.NAME``, Float[R] under ``rows.NAME``.
         group: Int[R], rows of one group share a number.

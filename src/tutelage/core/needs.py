@@ -10,8 +10,11 @@ from .recipe import Recipe, Repeat, Stage, Train
 from .schedule import walk
 from .signal import Read, Signal
 
-WHITE_BOX = frozenset({"next", "hidden", "pooled", "sample", "text"})
-"""What a model in this process gives: scores of every category, states, rollouts."""
+STATES = frozenset({"hidden", "states", "attention", "pooled"})
+"""What an encoder in this process gives: states and attention, but no next token."""
+
+WHITE_BOX = STATES | {"next", "sample", "text"}
+"""What a causal model in this process gives: also scores of every category, and rollouts."""
 
 SCORES = frozenset({"next", "sample", "text"})
 LOG_PROBS = frozenset({"next.top", "next.target", "sample", "text"})
@@ -22,7 +25,7 @@ TEXT = frozenset({"text"})
 
 
 def needs(recipe: Recipe) -> dict[str, frozenset[str]]:
-    """Needs by voice name: ``next``, ``next.top``, ``next.target``, ``hidden``, ``pooled``, ``sample`` or ``text``."""
+    """Needs by voice name: those of ``WHITE_BOX``, ``next.top``, ``next.target`` or ``weights``."""
     found: dict[str, set[str]] = {}
     for stage in stages(recipe.stages):
         for _, part in walk(stage):
@@ -53,11 +56,13 @@ def check(recipe: Recipe, gives: Mapping[str, Iterable[str]]) -> None:
             given |= {"next.top", "next.target"}
         missing = wanted - given - {"weights"}
         if missing:
+            encoder = "An encoder predicts no next token: use causal models, or a recipe over states and classes."
+            other = "Use a teacher in this process or a cache of that kind, or a recipe that needs less."
             raise NeedError(
                 f"voice {who!r}",
                 got=f"one that gives {', '.join(sorted(given)) or 'nothing'}",
                 expected=", ".join(sorted(missing)),
-                remedy="Use a teacher in this process or a cache of that kind, or a recipe that needs less.",
+                remedy=encoder if given == STATES else other,
             )
 
 

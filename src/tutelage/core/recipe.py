@@ -84,9 +84,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure the systems as they are now, under a name in the results."""
+    """Measure what is there now, under a name in the results.
+
+    Args:
+        name: The stage's name.
+        systems: By name, the steps that turn held-out prompts into answers, ``records -> records``; none means the
+            student as it is, compared with the teacher.
+        metrics: What is computed of a system's rows, by name: ``rows -> JSON-ready``.
+    """
 
     name: str
+    systems: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

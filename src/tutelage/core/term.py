@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -158,10 +158,31 @@ class Part:
     Args:
         build: A callable that makes the module.
         settings: Its arguments.
+        sizes: Arguments that the run's models decide: pairs of a name and ``SLOT.ATTRIBUTE``, such as
+            ``("in_features", "student.hidden_size")``.
     """
 
     build: Build
     settings: tuple[tuple[str, object], ...] = field(default=())
+    sizes: tuple[tuple[str, str], ...] = field(default=())
 
-    def __call__(self) -> torch.nn.Module:
-        return self.build(**dict(self.settings))
+    def __call__(self, models: Mapping[str, object] | None = None) -> torch.nn.Module:
+        """The module, its sizes read off the models.
+
+        Raises:
+            NeedError: A slot or an attribute that is not there.
+        """
+        return self.build(**dict(self.settings), **{name: _size(name, of, models or {}) for name, of in self.sizes})
+
+
+def _size(name: str, of: str, models: Mapping[str, object]) -> int:
+    slot, _, attribute = of.rpartition(".")
+    found = getattr(models.get(slot), attribute, None)
+    if not isinstance(found, int):
+        raise NeedError(
+            f"part, {name}",
+            got=f"no whole number at {of!r}; models {', '.join(sorted(models)) or 'none'}",
+            expected="the size of a model of the run",
+            remedy="Name a model slot and a size that it has, such as 'student.hidden_size'.",
+        )
+    return found

@@ -82,7 +82,7 @@ class Collate:
     foreign: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken = {"main", "tokens", "rows"}
+        taken = {"main", "tokens", "rows", "real"}
         wrong = {
             "max_length": self.max_length < 2,
             "padding": self.padding not in ("right", "left"),
@@ -121,7 +121,7 @@ class Collate:
             homes,
         )
         everyone = Units(torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.long))
-        units = {"tokens": tokens, "rows": everyone, **more}
+        units = {"tokens": tokens, "rows": everyone, "real": _real(rows), **more}
         return Batch(tuple(records), units, views, _notes(rows), _groups(records))
 
     def fit(self, record: Record) -> tuple[dict[str, list[Segment]], int]:
@@ -204,7 +204,9 @@ class Collate:
             inputs, start = pack_rows(ids, names, self.max_length, _pad_id(tokenizer))
         else:
             inputs, start = pad_rows(ids, self.padding, _pad_id(tokenizer))
-        return View(inputs, _ints([s + t for s, some in zip(start, at, strict=True) for t in some]))
+        real = _ints([s + t for s, some in zip(start, ids, strict=True) for t in range(len(some))])
+        row = _ints([r for r, some in enumerate(ids) for _ in some])
+        return View(inputs, _ints([s + t for s, some in zip(start, at, strict=True) for t in some]), real, row)
 
 
 def split(records: Sequence[Record], size: int) -> list[list[Record]]:
@@ -242,6 +244,13 @@ def _same_answers(record: Record, views: Mapping[str, Sequence[Segment]]) -> Non
                 expected=f"the same trained pieces as in the record itself, of {[len(ids) for ids in main]} tokens",
                 remedy="A view may change, add or drop only pieces that do not train.",
             )
+
+
+def _real(rows: Sequence[Row]) -> Units:
+    """Every token of the records themselves, special and template ones included."""
+    lengths = [len(row.ids["main"]) for row in rows]
+    row = _ints([r for r, length in enumerate(lengths) for _ in range(length)])
+    return Units(row, _ints([t for length in lengths for t in range(length)]))
 
 
 def _pad_id(tokenizer: Any) -> int:

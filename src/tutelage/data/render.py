@@ -42,8 +42,9 @@ def render(record: Record, tokenizer: Any) -> list[Segment]:
     are the parts of one turn. A trained assistant turn without ``ids`` trains its content and its end-of-turn token,
     not the template text after that; template text after a last trained turn is left out, because generation never
     writes it. ``text`` pieces are written as they are, after the BOS that the tokenizer itself adds; a last trained one
-    that follows untrained text gets EOS. Pieces with ``ids`` are written as these ids. An answer that was cut where its
-    writer had no room left (``stop="length"``) gets no end that its writer never wrote.
+    that follows untrained text gets EOS. An encoder's tokenizer frames the whole row instead (``[CLS]`` to ``[SEP]``).
+    Pieces with ``ids`` are written as these ids. An answer that was cut where its writer had no room left
+    (``stop="length"``) gets no end that its writer never wrote.
 
     Raises:
         DataError: The template is missing, refuses the record or rewrites earlier turns.
@@ -65,8 +66,9 @@ def whole(record: Record, tokenizer: Any) -> Record:
     A model that is matched on content alone forgets the template around it, which each of its inputs begins with.
     """
     ids = [i for segment in render(record, tokenizer) for i in segment.ids]
-    if ids and adds_bos(tokenizer) and ids[0] == tokenizer.bos_token_id:
-        ids = ids[1:]  # a text gets it back when it is rendered
+    head, tail = frame(tokenizer)  # a text gets it back when it is rendered
+    ids = ids[len(head) :] if head and tuple(ids[: len(head)]) == head else ids
+    ids = ids[: -len(tail)] if tail and tuple(ids[-len(tail) :]) == tail else ids
     content = "".join(piece.content for piece in record.pieces)
     return replace(record, pieces=(Piece(content, trains=True, ids=tuple(ids)),))
 
@@ -99,6 +101,16 @@ def adds_bos(tokenizer: Any) -> bool:
     return bool(with_special) and with_special[0] == bos and tokens(tokenizer, "a")[:1] != (bos,)
 
 
+def frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer itself puts before and after a text: BOS, or an encoder's ``[CLS]`` and ``[SEP]``."""
+    first = getattr(tokenizer, "cls_token_id", None)
+    if first is not None:
+        bare, framed = tokens(tokenizer, "a"), tuple(tokenizer("a")["input_ids"])
+        if framed[: 1 + len(bare)] == (first, *bare):
+            return (first,), framed[1 + len(bare) :]
+    return ((tokenizer.bos_token_id,) if adds_bos(tokenizer) else ()), ()
+
+
 class _Writer:
     """Collects segments; text that stands on nothing of its own is joined before it is tokenised."""
 
@@ -127,8 +139,9 @@ def is_own(piece: Piece) -> bool:
 
 def _text(record: Record, tokenizer: Any) -> list[Segment]:
     writer = _Writer(tokenizer)
-    if adds_bos(tokenizer):
-        writer.own((tokenizer.bos_token_id,), CONTEXT, False)
+    head, tail = frame(tokenizer)
+    if head:
+        writer.own(head, CONTEXT, False)
     answers = any(not piece.trains for piece in record.pieces)
     last = len(record.pieces) - 1
     for index, piece in enumerate(record.pieces):
@@ -136,12 +149,14 @@ def _text(record: Record, tokenizer: Any) -> list[Segment]:
             writer.own(piece.ids, index, piece.trains, int(piece.stop == "eos"))
         elif piece.trains:
             eos = tokenizer.eos_token_id
-            ends = index == last and answers and piece.stop != "length"
+            ends = index == last and answers and piece.stop != "length" and not tail
             end = (eos,) if ends and eos is not None else ()
             writer.own((*tokens(tokenizer, piece.content), *end), index, True, len(end))
         else:
             writer.text(piece.content)
     writer.close()
+    if tail:
+        writer.own(tail, CONTEXT, False)
     return writer.segments
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from ..core.errors import ModelError
-from .causal import Causal
+from .body import Body
+
+AnyBody = TypeVar("AnyBody", bound=Body)
 
 
-def changed_config(causal: Causal, changes: Mapping[str, Any]) -> Any:
+def changed_config(causal: Body, changes: Mapping[str, Any]) -> Any:
     """A copy of the model's configuration with some fields set."""
     config = copy.deepcopy(causal.inner.config)
     text = config.get_text_config(decoder=True)
@@ -23,7 +26,7 @@ def changed_config(causal: Causal, changes: Mapping[str, Any]) -> Any:
     return config
 
 
-def build(name: str, like: Causal, config: Any, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Causal:
+def build(name: str, like: AnyBody, config: Any, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> AnyBody:
     """A new model of the same class; its tensors are copies and share no memory with ``like``.
 
     Args:
@@ -36,9 +39,9 @@ def build(name: str, like: Causal, config: Any, weights: Mapping[str, Tensor], f
     Raises:
         ModelError: Weights are missing, left over or of another shape.
     """
-    like_weight = like.head.weight
+    like_weight = like.inner.get_input_embeddings().weight
     with no_init_weights():
-        model = type(like.inner)(config).to(dtype=like_weight.dtype)
+        model = type(like.inner)(config, **bare_body(type(like.inner))).to(dtype=like_weight.dtype)
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
@@ -50,12 +53,21 @@ def build(name: str, like: Causal, config: Any, weights: Mapping[str, Tensor], f
             remedy="This architecture keeps more per block than is known here; choose a Llama, Qwen or Mistral model.",
         ) from error
     model.tie_weights()
-    model.generation_config = copy.deepcopy(like.inner.generation_config)
+    model.generation_config = copy.deepcopy(getattr(like.inner, "generation_config", None))
     model.to(like_weight.device).eval()
-    return Causal(name, model, copy.deepcopy(like.tokenizer), facts, size=like.size)
+    return type(like)(name, model, copy.deepcopy(like.tokenizer), facts, size=like.size)
 
 
-def weights_of(causal: Causal) -> dict[str, Tensor]:
+def bare_body(architecture: Any) -> dict[str, bool]:
+    """What builds an encoder without the pooler that follows its states: nothing here reads it."""
+    return (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+        else {}
+    )
+
+
+def weights_of(causal: Body) -> dict[str, Tensor]:
     """The model's weights by name, detached; adapters must be merged first.
 
     Raises:

@@ -11,6 +11,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # gated MLP with bias-free RMS norms; a bias on queries, keys and values is told apart by the family's name
 BIASED = frozenset({"qwen2"})
 HEAD_NORMS = frozenset({"qwen3"})
+ENCODERS = frozenset({"bert"})
 KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 
 
@@ -62,11 +63,13 @@ def cost(config: Any) -> Cost:
     """
     config = config.get_text_config(decoder=True)
     family = config.model_type
+    if family in ENCODERS:
+        return _encoder(config)
     if family not in KNOWN:
         raise ModelError(
             "cost",
             got=f"a configuration of family {family!r}",
-            expected=f"one of {', '.join(sorted(KNOWN))}",
+            expected=f"one of {', '.join(sorted(KNOWN | ENCODERS))}",
             remedy="Load the model and count its parameters instead.",
         )
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
@@ -91,6 +94,22 @@ def cost(config: Any) -> Cost:
         attention_flops=4 * layers * heads * size,
         head_flops=2 * vocabulary,
         cache_values=2 * layers * groups * size,
+    )
+
+
+def _encoder(config: Any) -> Cost:
+    """An encoder without pooler and head; a position attends to later ones too, so each pair counts twice."""
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    matrices = 4 * width * width + 2 * width * inner
+    vectors = 4 * width + inner + width + 4 * width  # biases, and the two norms of a block
+    words = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    return Cost(
+        num_body_parameters=words * width + 2 * width + layers * (matrices + vectors),
+        num_head_parameters=0,
+        body_flops=2 * layers * matrices,
+        attention_flops=8 * layers * width,
+        head_flops=0,
+        cache_values=0,
     )
 
 

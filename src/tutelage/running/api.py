@@ -12,6 +12,7 @@ from ..core.errors import SettingError
 from ..data import corpus
 from ..data.collate import Collate
 from ..evaluation.evaluate import evaluate as measure
+from ..evaluation.harness import check_tasks, harness
 from ..models.agree import agree
 from ..models.causal import Causal
 from ..models.load import load
@@ -88,6 +89,7 @@ def evaluate(
     max_length: int = 1024,
     num_samples: int = 0,
     max_tokens: int = 96,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure models against a teacher on a data set.
 
@@ -99,6 +101,8 @@ def evaluate(
         max_length: Tokens a row.
         num_samples: Prompts answered side by side.
         max_tokens: The longest answer.
+        tasks: Tasks of lm-evaluation-harness, run as well on all models (``evaluation.harness``): ``number`` and
+            ``exact`` on these records, or YAML files with local data. Found under ``harness``.
 
     Raises:
         SettingError: A setting or a key of the data table is wrong.
@@ -108,6 +112,7 @@ def evaluate(
         raise SettingError(
             "evaluate: num_records", got=str(num_records), expected="at least 1", remedy="32 give a first impression."
         )
+    check_tasks(tasks)
     records = corpus.read(
         settings.path, columns=settings.columns, chat=settings.chat, limit=settings.limit, skip=settings.skip
     )
@@ -115,7 +120,7 @@ def evaluate(
     loaded = {name: load(m) if isinstance(m, str) else m for name, m in systems.items()}
     for model in loaded.values():
         agree(reference, model)
-    return measure(
+    result = measure(
         loaded,
         reference,
         records[:num_records],
@@ -123,3 +128,7 @@ def evaluate(
         num_samples=num_samples,
         sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
     )
+    if tasks:
+        models = {**loaded, "teacher": reference}
+        result["harness"] = harness(models, tasks, records[:num_records], chat=settings.chat, max_tokens=max_tokens)
+    return result

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..core.catalog import build
 from ..core.describe import describe
 from ..core.errors import NeedError, SettingError, unknown
@@ -29,6 +31,7 @@ from ..models.causal import Causal
 from ..models.encoder import Encoder, same_words
 from ..models.export import export
 from ..models.load import load
+from ..models.quantise import quantised
 from ..surgery.shrink import Shrink
 from ..training.settings import TrainSettings
 from ..voices.align import foreign_slots
@@ -144,11 +147,22 @@ def load_models(
             model.refuse({part.what})
     for slot, settings in run.models.items():
         _trainable(slot, settings, run)
+        if settings.bits:
+            workspace.models[slot] = quantised(workspace.models[slot])
         if settings.lora is not None:
             lora = settings.lora
             workspace.models[slot] = adapted(
                 workspace.models[slot], rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=run.seed
             )
+
+
+def build_parts(stage: Train, workspace: Workspace, device: Any = "cpu") -> None:
+    """Make the modules that stand beside a stage's models, those that an earlier stage made excepted."""
+    for slot, part in stage.parts.items():
+        if slot not in workspace.models:
+            with torch.random.fork_rng():
+                torch.manual_seed(workspace.seed)
+                workspace.models[slot] = part(workspace.models).to(device)
 
 
 def aligned(recipe: Recipe) -> set[str]:
@@ -221,6 +235,13 @@ def _shrunk(slot: str, settings: ShrinkSettings, workspace: Workspace, folder: P
 
 
 def _trainable(slot: str, settings: ModelSettings, run: RunFile) -> None:
+    if settings.bits and (slot == "student" or settings.lora or settings.server):
+        raise SettingError(
+            f"models.{slot}.bits",
+            got="8, on a model that trains or lies behind a server",
+            expected="a model in this process that only speaks, such as the teacher",
+            remedy="Leave bits out.",
+        )
     if slot == "student" and settings.dtype != "float32":
         raise SettingError(
             f"models.{slot}.dtype",

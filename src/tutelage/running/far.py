@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ModelError, NeedError, SettingError
-from ..core.needs import LOG_PROBS, TEXT, WHITE_BOX, check, needs, stages
+from ..core.needs import LOG_PROBS, STATES, TEXT, WHITE_BOX, check, needs, stages
 from ..core.recipe import Recipe, Train
 from ..core.schedule import walk
 from ..core.workspace import Workspace
-from ..models.load import load_tokenizer
+from ..models.load import load_tokenizer, reads_both_ways
 from ..models.tokens import vocabulary
 from ..voices.remote import Remote, Server
 from .runfile import RunFile, ServerSettings
@@ -28,7 +28,7 @@ def check_gives(recipe: Recipe, run: RunFile) -> None:
         NeedError: States, whole distributions, or more categories than a server gives; or a server's weights.
     """
     servers = {slot: m.server for slot, m in run.models.items() if m.server is not None}
-    gives = {slot: WHITE_BOX for slot in run.models}
+    gives = {slot: STATES if _is_encoder(run, slot) else WHITE_BOX for slot in run.models}
     gives |= {slot: LOG_PROBS if server.top_k else TEXT for slot, server in servers.items()}
     check(recipe, gives)
     for slot, server in servers.items():
@@ -45,6 +45,12 @@ def check_gives(recipe: Recipe, run: RunFile) -> None:
     for settings in run.models.values():
         if settings.shrink and settings.shrink.source in servers:
             raise _needs(settings.shrink.source, "a server", "weights to cut a student from", "Load the model here.")
+
+
+def _is_encoder(run: RunFile, slot: str) -> bool:
+    settings = run.models[slot]
+    source = run.models.get(settings.shrink.source, settings) if settings.shrink else settings
+    return source.load is not None and reads_both_ways(source.load)
 
 
 def _tops(stage: Any, slot: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..core.needs import stages
 from ..core.node import CHUNK_ELEMENTS
-from ..core.recipe import Generate, Recipe, Train
+from ..core.recipe import Change, Generate, Recipe, Train
 from ..core.record import Record
 from ..core.workspace import Workspace
 from ..data.collate import Collate, split
@@ -203,6 +204,8 @@ def _timed(run: RunFile, recipe: Recipe, ws: Workspace, folder: Path, say: Calla
     for stage in stages(recipe.stages):
         if isinstance(stage, Generate):
             out.append(_time_writing(stage, ws))
+        elif isinstance(stage, Change):
+            ws.models[stage.into] = copy.deepcopy(stage.by(ws))
         elif isinstance(stage, Train):
             out.append(_time_training(trial, stage, ws, folder, processes))
     measured = _time_measuring(run, ws)
@@ -229,8 +232,7 @@ def _time_training(run: RunFile, stage: Train, ws: Workspace, folder: Path, proc
     few = settings.model_copy(
         update={"steps": TIMED_STEPS, "checkpoint_seconds": 1e9, "watch_every": 0, "keep_best": False, "log": ()}
     )
-    for slot, part in stage.parts.items():
-        ws.models.setdefault(slot, part())
+    assemble.build_parts(stage, ws)
     taken = _Rows()
     collate = assemble.collate_for(stage, settings, ws)
     voices = {slot: Says(slot) for slot in ws.models} | dict(stage.voices)

@@ -14,6 +14,7 @@ import torch
 from ..core.batch import Batch
 from ..core.describe import describe
 from ..core.errors import StoreError
+from ..core.gradual import told
 from ..core.needs import stages
 from ..core.recipe import Change, Evaluate, Generate, Recipe, Repeat, Stage, Train
 from ..core.record import Record
@@ -23,9 +24,12 @@ from ..data.store import RowStore, generate, row_key
 from ..evaluation.evaluate import evaluate, merge
 from ..evaluation.metrics.collapse import CollapseWatch
 from ..evaluation.report import report
+from ..evaluation.systems import measure_systems
 from ..models.adapter import merged
+from ..models.encoder import Encoder
 from ..models.export import export
 from ..models.sample import Sampling
+from ..surgery import slot
 from ..training import checkpoint as store
 from ..training.distributed import Processes
 from ..training.log import Listener, Metrics, Silent, check_trackers
@@ -120,7 +124,7 @@ class Runner:
                 case Change():
                     self._change(stage, at)
                 case Evaluate():
-                    self._measure(_name(at))
+                    self._systems(stage, at) if stage.systems else self._measure(_name(at))
                 case Repeat():
                     self._repeat(stage, at)
 
@@ -147,18 +151,15 @@ class Runner:
         self.workspace.data[stage.into] = assemble.read_again(rows.records(), self.workspace)
 
     def _train(self, stage: Train, at: tuple[str, ...]) -> None:
-        for slot, part in stage.parts.items():
-            if slot not in self.workspace.models:
-                with torch.random.fork_rng():
-                    torch.manual_seed(self.run.seed)
-                    self.workspace.models[slot] = part()
+        assemble.build_parts(stage, self.workspace, self.device)
         folder = self.folder / "checkpoints" / _name(at)
         if self._done(at) and (folder / "final").exists():
             self._load_slots(store.load(folder / "final"))
             return
         settings = self.run.settings(stage.name)
+        if sum(isinstance(s, Train) for s in stages(self.recipe.stages)) > 1:
+            self.say(told(stage, self.workspace.models))
         collate = assemble.collate_for(stage, settings, self.workspace)
-        watch = CollapseWatch()
         loop = Loop(
             # A stage inside Repeat draws anew each time, and its steps in the log are its own.
             replace(stage, name=_name(at)),
@@ -172,7 +173,7 @@ class Runner:
             self.metrics,
             self.listener,
             look=self._look(),
-            watchers=(Cuts(collate, self.say), Rounds(watch)),
+            watchers=(Cuts(collate, self.say), Rounds(CollapseWatch())),
         )
         loop.run()
         if self.processes.main:
@@ -187,13 +188,10 @@ class Runner:
     def _change(self, stage: Change, at: tuple[str, ...]) -> None:
         kept = self.folder / "slots" / _name(at)
         if self.processes.main and not self._done(at):
-            model = stage.by(self.workspace)
-            export(model, kept, card={"objective": "none: changed, not trained"})
+            slot.keep(stage.by(self.workspace), kept)
             self._remember(at)
         self.processes.wait()
-        from ..models.load import load
-
-        self.workspace.models[stage.into] = load(str(kept), device=self.device)
+        self.workspace.models[stage.into] = slot.fetch(kept, self.device)
 
     def _repeat(self, stage: Repeat, at: tuple[str, ...]) -> None:
         for number in range(stage.times):
@@ -232,10 +230,27 @@ class Runner:
         store.write_text(file, json.dumps(result))
         self.listener.step({"stage": f"measure {name}", "step": 1, "result": result[name]})
 
+    def _systems(self, stage: Evaluate, at: tuple[str, ...]) -> None:
+        file = self.folder / "systems" / f"{_name(at)}.json"
+        held = self.workspace.data.get(self.run.evaluate.data)
+        if not held:
+            self.say(f"Stage {stage.name!r} measures nothing: there is no data set {self.run.evaluate.data!r}.")
+        elif self.processes.main and not file.exists():
+            named, ws = replace(stage, name=_name(at)), self.workspace.within(*at)
+            self.listener.stage(stage.name, len(stage.systems), 0)
+            result = measure_systems(named, held, ws, self.folder / "data")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            store.write_text(file, json.dumps(result))
+            self._account()
+        self.processes.wait()
+
     def _held_out(self) -> list[Record]:
         models = self.workspace.models
         if self.run.evaluate.data not in self.workspace.data:
             self.say(f"Nothing is measured: there is no data set {self.run.evaluate.data!r}.")
+            return []
+        if isinstance(models.get("student"), Encoder):
+            self.say("Nothing is measured before and after: encoders score no next token. Look at what the stages log.")
             return []
         if "teacher" not in models or "student" not in models:
             self.say("Nothing is measured: figures compare a model 'student' with a model 'teacher'.")
@@ -336,8 +351,10 @@ class Runner:
         if not self.processes.main:
             return
         parts = [_read(p) for p in sorted((self.folder / "evaluations").glob("*.json"))]
-        if parts:
+        systems = {p.stem: _read(p) for p in sorted((self.folder / "systems").glob("*.json"))}
+        if parts or systems:
             result = merge(*parts) | {"ledger": self.workspace.ledger.state_dict()}
+            result |= {"systems": systems} if systems else {}
             store.write_text(self.folder / "evaluation.json", json.dumps(result))
         table = json.loads((self.folder / "run.json").read_text())
         table["notes"] = self.notes

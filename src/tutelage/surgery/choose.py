@@ -10,19 +10,19 @@ from torch import Tensor
 
 from ..core.batch import View
 from ..core.errors import SettingError
-from ..models.causal import Causal, resting
+from ..models.body import Body, resting
 
 Rows = Sequence[Sequence[int]]
-Chooser = Callable[[Causal, Rows, int], tuple[int, ...]]
+Chooser = Callable[[Body, Rows, int], tuple[int, ...]]
 
 
-def even(causal: Causal, rows: Rows, count: int) -> tuple[int, ...]:
+def even(causal: Body, rows: Rows, count: int) -> tuple[int, ...]:
     """Evenly spaced blocks, the first and the last among them (the first alone if there is one)."""
     last = causal.num_layers - 1
     return tuple((2 * i * last + count - 1) // (2 * (count - 1)) if count > 1 else 0 for i in range(count))
 
 
-def influence(causal: Causal, rows: Rows, count: int) -> tuple[int, ...]:
+def influence(causal: Body, rows: Rows, count: int) -> tuple[int, ...]:
     """The blocks that turn the stream most on the calibration rows."""
     if not any(len(row) for row in rows):
         raise SettingError(
@@ -40,15 +40,15 @@ CHOOSERS: dict[str, Chooser] = {"even": even, "influence": influence}
 
 
 @torch.no_grad()
-def block_influence(causal: Causal, rows: Rows) -> list[float]:
+def block_influence(causal: Body, rows: Rows) -> list[float]:
     """``1 - mean cosine(stream before the block, stream after it)`` over all positions, for each block."""
     total, positions = torch.zeros(causal.num_layers, dtype=torch.float64), 0
-    wants = frozenset(f"hidden.{k}" for k in range(causal.num_layers + 1))
+    wants = frozenset(f"states.{k}" for k in range(causal.num_layers + 1))
     with resting(causal.model):
         for row in filter(len, rows):
             ids = torch.tensor([list(row)], device=causal.device)
             found = causal.predict(View({"input_ids": ids}, torch.arange(len(row), device=causal.device)), wants)
-            stream = [found[f"hidden.{k}"] for k in range(causal.num_layers + 1)]
+            stream = [found[f"states.{k}"] for k in range(causal.num_layers + 1)]
             total += torch.stack([_cosines(a, b) for a, b in pairwise(stream)]).cpu()
             positions += len(row)
     return [1 - s / positions for s in total.tolist()]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ModelError, SettingError
+from ..models.body import Body, resting
 from ..models.build import build, changed_config, weights_of
-from ..models.causal import Causal, resting
 
 Rows = Sequence[Sequence[int]]
 NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -20,7 +20,7 @@ MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 @torch.no_grad()
-def narrow(teacher: Causal, student: Causal, keep: Sequence[int], rows: Rows, width: float) -> tuple[Causal, Tensor]:
+def narrow(teacher: Body, student: Body, keep: Sequence[int], rows: Rows, width: float) -> tuple[Body, Tensor]:
     """Keep the share ``width`` of groups, MLP channels and stream channels by their mean magnitude on the rows.
 
     The magnitudes are the teacher's: of what enters ``o_proj`` (whole groups of heads that share keys and values), of
@@ -68,7 +68,7 @@ class _Sizes:
     stream: int
 
 
-def _sizes(teacher: Causal, width: float) -> _Sizes:
+def _sizes(teacher: Body, width: float) -> _Sizes:
     config = teacher.config
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
@@ -80,7 +80,7 @@ def _sizes(teacher: Causal, width: float) -> _Sizes:
     )
 
 
-def _level_norms(teacher: Causal, made: Causal, keep: Sequence[int], rows: Rows, channels: Tensor) -> None:
+def _level_norms(teacher: Body, made: Body, keep: Sequence[int], rows: Rows, channels: Tensor) -> None:
     """Scale each norm by the mean of ``rms(kept channels) / rms(all channels)`` of what enters it.
 
     A norm over the strongest channels divides by more than the whole one did; without this every block would get
@@ -114,7 +114,7 @@ def _level_norms(teacher: Causal, made: Causal, keep: Sequence[int], rows: Rows,
         new.weight += (ratio / positions - 1).to(new.weight.dtype) * gain
 
 
-def _norm_names(teacher: Causal, made: Causal, keep: Sequence[int]) -> list[tuple[str, str]]:
+def _norm_names(teacher: Body, made: Body, keep: Sequence[int]) -> list[tuple[str, str]]:
     """Names of the norms of the stream in the teacher and in what was made of it."""
     width = teacher.hidden_size
     names = {m: n for n, m in teacher.body.named_modules()}
@@ -146,7 +146,7 @@ def _count(total: int, width: float, step: int, what: str) -> int:
     return count
 
 
-def _parts(causal: Causal, block: nn.Module) -> dict[str, Any]:
+def _parts(causal: Body, block: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in (*NAMES, *MLP):
         try:
@@ -163,7 +163,7 @@ def _parts(causal: Causal, block: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _magnitudes(teacher: Causal, blocks: list[dict[str, Any]], rows: Rows) -> tuple[Tensor, list[dict[str, Tensor]]]:
+def _magnitudes(teacher: Body, blocks: list[dict[str, Any]], rows: Rows) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Sums of absolute inputs: of the norms' outputs over all blocks Float[D], and of each block's inner channels."""
     if not any(len(row) for row in rows):
         raise SettingError(
@@ -204,7 +204,7 @@ def _top(scores: Tensor, count: int) -> Tensor:
     return scores.topk(count).indices.sort().values
 
 
-def _stream_cut(student: Causal, channels: Tensor, prefix: str) -> dict[str, Tensor]:
+def _stream_cut(student: Body, channels: Tensor, prefix: str) -> dict[str, Tensor]:
     """All weights with the stream's channels cut: rows of what writes to it, columns of what reads from it."""
     writers = (".o_proj.weight", ".o_proj.bias", ".down_proj.weight", ".down_proj.bias")
     readers = (".q_proj.weight", ".k_proj.weight", ".v_proj.weight", ".gate_proj.weight", ".up_proj.weight")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ModelError, SettingError
-from ..models.causal import Causal, resting
+from ..models.body import Body, resting
 
 Rows = Sequence[Sequence[int]]
 POSITIONS = 2048  # padded positions of a calibration batch
@@ -50,8 +50,8 @@ class Calibration:
 
 @torch.no_grad()
 def refit(
-    teacher: Causal,
-    student: Causal,
+    teacher: Body,
+    student: Body,
     keep: Sequence[int],
     rows: Rows,
     *,
@@ -79,7 +79,7 @@ def refit(
             _solve(block, number, batches, ridge)
 
 
-def check_refit(causal: Causal, rows: Rows, ridge: float) -> None:
+def check_refit(causal: Body, rows: Rows, ridge: float) -> None:
     """Raise unless a refit of this model with these settings can work."""
     if not ridge > 0:
         raise SettingError("refit.ridge", got=repr(ridge), expected="a number above 0", remedy="The default is 0.1.")
@@ -112,7 +112,7 @@ def _batches(rows: Rows) -> Iterator[list[Sequence[int]]]:
 
 
 def _calibrate(
-    teacher: Causal, student: Causal, keep: Sequence[int], rows: list[Sequence[int]], channels: Tensor | None
+    teacher: Body, student: Body, keep: Sequence[int], rows: list[Sequence[int]], channels: Tensor | None
 ) -> Calibration:
     """One pass of the teacher: its streams where student blocks end, and how its blocks are called."""
     device = teacher.device

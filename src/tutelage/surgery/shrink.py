@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import SettingError, unknown
+from ..models.body import Body
 from ..models.build import build, changed_config, weights_of
-from ..models.causal import Causal
 from .choose import CHOOSERS, Chooser
 from .narrow import narrow
 from .refit import check_refit, refit
@@ -54,14 +54,14 @@ class Shrink:
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
 
-    def __call__(self, workspace: Any, rows: Rows) -> Causal:
+    def __call__(self, workspace: Any, rows: Rows) -> Body:
         """The student; the source is left as it was.
 
         Args:
             workspace: Anything whose ``models[source]`` is the model to cut.
             rows: Calibration token ids. Only the plain even cut does without.
         """
-        teacher: Causal = workspace.models[self.source]
+        teacher: Body = workspace.models[self.source]
         if self.refit:
             check_refit(teacher, rows, self.ridge)
         keep = self._kept(teacher, rows)
@@ -81,7 +81,7 @@ class Shrink:
         )
         return student
 
-    def _kept(self, teacher: Causal, rows: Rows) -> tuple[int, ...]:
+    def _kept(self, teacher: Body, rows: Rows) -> tuple[int, ...]:
         total = teacher.num_layers
         if self.layers is None:
             return tuple(range(total))
@@ -107,7 +107,7 @@ class Shrink:
 
 
 @torch.no_grad()
-def cut(causal: Causal, keep: Sequence[int], name: str = "student") -> Causal:
+def cut(causal: Body, keep: Sequence[int], name: str = "student") -> Body:
     """A copy with only some blocks, in their order."""
     total = causal.num_layers
     fields = causal.config.to_dict()
@@ -128,6 +128,6 @@ def cut(causal: Causal, keep: Sequence[int], name: str = "student") -> Causal:
     return build(name, causal, config, weights, _facts(causal))
 
 
-def _facts(causal: Causal) -> dict[str, Any]:
+def _facts(causal: Body) -> dict[str, Any]:
     kept = ("architecture", "tokenizer_sha256", "licence")
     return {k: causal.facts[k] for k in kept if k in causal.facts}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 
@@ -84,8 +84,14 @@ class Processes:
         """Until all are here."""
         self.accelerator.wait_for_everyone()
 
-    def wrap(self, modules: Mapping[str, nn.Module]) -> nn.Module:
-        """One module over those that an update moves, with gradient exchange where there are several processes."""
+    def wrap(self, modules: Mapping[str, nn.Module], partial: bool = False) -> nn.Module:
+        """One module over those that an update moves, with gradient exchange where there are several processes.
+
+        Args:
+            modules: The modules.
+            partial: Some of their parameters may get no gradient (a norm or a head behind the states that are read).
+        """
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial)
         return self.accelerator.prepare(Together(modules))
 
     @staticmethod

@@ -231,9 +231,10 @@ class Loop:
             if self.settings.gradient_checkpointing and recompute is not None:
                 recompute(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = optim.adamw(modules.items(), self.settings, update.learning_rate)
-        wrapped = self.processes.wrap(modules)
+        plan = Plan.of(update, self.voices)
+        wrapped = self.processes.wrap(modules, any("next" not in plan.wants.get(slot, ()) for slot in modules))
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        return Moving(update, Plan.of(update, self.voices), modules, optimizer, wrapped, parameters)
+        return Moving(update, plan, modules, optimizer, wrapped, parameters)
 
     def _freeze(self) -> None:
         for model in self.workspace.models.values():
