@@ -29,7 +29,8 @@ def test_what_was_measured_is_of_the_recipe_as_it_is(behaviour, name):
     assert found["recipe_hash"] == now, f"recipe {name!r} changed since it was measured: run `make behaviour`"
     assert found["columns"] and all(len(row) == len(found["columns"]) for row in found["rows"])
     assert len(found["seeds"]) >= 3 and found["claims"] and found["caption"] and found["command"]
-    assert all(all(c["held"]) == c["expected"] and len(c["held"]) == len(found["seeds"]) for c in found["claims"])
+    # one answer a seed, or one about the mean of all
+    assert all(all(c["held"]) == c["expected"] and len(c["held"]) in (1, len(found["seeds"])) for c in found["claims"])
 
 
 def test_nothing_is_kept_of_recipes_that_are_gone():

@@ -38,7 +38,7 @@ def test_ernie_tiny(world, lab, found_as):
         "blocks and 32 features that begin at random, a teacher of 4 blocks and 64 features that was a masked language model "
         f"and is right on {world.teacher_right:.3f} of the rows once tuned. Means over seeds: the last stage alone "
         f"{means[alone]:.3f}, after the first {means[two]:.3f}, all four {means[four]:.3f}. So few "
-        "steps overfit nothing, as the second column shows: what the paper's stages guard against is not there yet.",
+        "steps overfit little, as the second column shows: what the paper's stages guard against is hardly there.",
         figures,
         (
             lab.claim("All four are more often right than the last stage alone", figures, lambda f: f[four]["right"] > f[alone]["right"], expected=False),

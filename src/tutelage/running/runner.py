@@ -38,7 +38,7 @@ from ..voices.says import Says
 from . import assemble, bits
 from .facts import first_difference, recipe_hash, same_run, versions
 from .runfile import RunFile
-from .watchers import Cuts, Rounds
+from .watchers import Cuts, Rounds, Telling
 
 GENERATE_BATCH = 32
 # What a run makes; before the first of them its settings may still be mended.
@@ -60,6 +60,7 @@ class Runner:
     listener: Listener = field(default_factory=Silent)
     command: str = ""
     notes: list[str] = field(default_factory=list)
+    _said: set[str] = field(default_factory=set)
 
     def __call__(self) -> Path:
         """Run to the end, or go on; returns the run's folder.
@@ -73,6 +74,8 @@ class Runner:
         self.folder = self.run.folder
         self.processes = Processes.start(settings.precision, settings.log, str(self.folder))
         self._identify(recipe)
+        if (self.folder / "notes.json").exists():
+            self.notes = json.loads((self.folder / "notes.json").read_text())
         self.workspace = Workspace(self.folder, self.run.seed)
         if (self.folder / "ledger.json").exists():
             self.workspace.ledger.load_state_dict(json.loads((self.folder / "ledger.json").read_text()))
@@ -94,11 +97,14 @@ class Runner:
         return self.folder
 
     def say(self, text: str) -> None:
-        """Say something once, and keep it for the report."""
-        if text not in self.notes:
-            self.notes.append(text)
-            if self.processes.main:
-                self.listener.note(text)
+        """Say something once, and keep it at once for the report: a run that goes on may not say it again."""
+        new, kept = text not in self._said, text in self.notes
+        self._said.add(text)
+        self.notes += [] if kept else [text]
+        if new and self.processes.main:
+            self.listener.note(text)
+        if not kept and self.processes.main:
+            store.write_text(self.folder / "notes.json", json.dumps(self.notes, indent=1))
 
     def _fits(self, recipe: Recipe) -> None:
         """Refuse prompts that are too long now, not at the step that draws them; long data is looked at in part."""
@@ -171,7 +177,7 @@ class Runner:
             self._voices(stage),
             folder,
             self.metrics,
-            self.listener,
+            Telling(self.listener, self.say),
             look=self._look(),
             watchers=(Cuts(collate, self.say), Rounds(CollapseWatch())),
         )

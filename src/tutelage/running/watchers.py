@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,27 @@ from ..core.record import Record
 from ..core.schedule import Progress
 from ..data.collate import Collate
 from ..evaluation.metrics.collapse import CollapseWatch, figures
+from ..training.log import Listener
+
+
+@dataclass
+class Telling:
+    """Follows a stage for another listener; what is to be said goes to ``say``, which keeps it."""
+
+    listener: Listener
+    say: Callable[[str], None]
+
+    def stage(self, name: str, num_steps: int, done: int) -> None:
+        """A stage starts, or goes on after ``done`` steps."""
+        self.listener.stage(name, num_steps, done)
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """A step was taken."""
+        self.listener.step(metrics)
+
+    def note(self, text: str) -> None:
+        """Something to be said once."""
+        self.say(text)
 
 
 @dataclass
