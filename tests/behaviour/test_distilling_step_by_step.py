@@ -53,8 +53,8 @@ def test_distilling_step_by_step(tables, lab, told, tmp_path):
     for seed in range(5):
         train, held = sums(seed)
         student = make_causal("student", seed=seed, hidden_size=64, intermediate_size=128, num_hidden_layers=2, initializer_range=0.08)
-        for (arm, found), (alpha, rows) in zip(
-            arms.items(), [(1.0, train), (0.5, train), (0.5, shuffled(train, derive(seed, "shuffle")))], strict=True
+        for found, (alpha, rows) in zip(
+            arms.values(), [(1.0, train), (0.5, train), (0.5, shuffled(train, derive(seed, "shuffle")))], strict=True
         ):
             done = tables.train(
                 "distilling_step_by_step", {"student": student}, rows, tmp_path, steps=STEPS, batch_size=16,

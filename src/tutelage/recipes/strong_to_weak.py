@@ -36,7 +36,7 @@ def strong_to_weak(
         max_tokens: The longest answer, of either model.
         teacher_temperature: Of the teacher's sampling.
         temperature: Of the student's sampling.
-        trains: In the first stage, `answer` trains the answers, `all` the prompts' text as well, `whole` every position.
+        trains: In the first stage: `answer` trains the answers, `all` the prompts' text as well, `whole` all positions.
         data_share: In the first stage, the share of rows with the data's own answers instead of the teacher's.
         data: The data set that these rows come from.
 

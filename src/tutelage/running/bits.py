@@ -16,6 +16,7 @@ from ..data.collate import Collate
 from ..evaluation.evaluate import untouched
 from ..models.agree import same_tokens
 from ..models.causal import Causal
+from ..models.encoder import Encoder
 from ..training import checkpoint as store
 
 FILE = "bits.json"
@@ -24,6 +25,15 @@ FILE = "bits.json"
 def comparable(teacher: Any, student: Any) -> bool:
     """Whether whole distributions of the two can be compared: both are here, and an id means the same to both."""
     return isinstance(teacher, Causal) and isinstance(student, Causal) and same_tokens(teacher, student)
+
+
+def unmeasured(models: Mapping[str, Any]) -> str:
+    """Why these models are not measured before and after; empty if they are."""
+    if isinstance(models.get("student"), Encoder):
+        return "Nothing is measured before and after: encoders score no next token. Look at what the stages log."
+    if "teacher" not in models or "student" not in models:
+        return "Nothing is measured: figures compare a model 'student' with a model 'teacher'."
+    return ""
 
 
 @torch.no_grad()

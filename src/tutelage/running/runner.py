@@ -26,7 +26,6 @@ from ..evaluation.metrics.collapse import CollapseWatch
 from ..evaluation.report import report
 from ..evaluation.systems import measure_systems
 from ..models.adapter import merged
-from ..models.encoder import Encoder
 from ..models.export import export
 from ..models.sample import Sampling
 from ..surgery import slot
@@ -255,11 +254,8 @@ class Runner:
         if self.run.evaluate.data not in self.workspace.data:
             self.say(f"Nothing is measured: there is no data set {self.run.evaluate.data!r}.")
             return []
-        if isinstance(models.get("student"), Encoder):
-            self.say("Nothing is measured before and after: encoders score no next token. Look at what the stages log.")
-            return []
-        if "teacher" not in models or "student" not in models:
-            self.say("Nothing is measured: figures compare a model 'student' with a model 'teacher'.")
+        if why := bits.unmeasured(models):
+            self.say(why)
             return []
         return self.workspace.data[self.run.evaluate.data]
 

@@ -91,7 +91,8 @@ class Processes:
             modules: The modules.
             partial: Some of their parameters may get no gradient (a norm or a head behind the states that are read).
         """
-        self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial)
+        accelerator: Any = self.accelerator
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial)
         return self.accelerator.prepare(Together(modules))
 
     @staticmethod
