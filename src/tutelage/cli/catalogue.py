@@ -60,7 +60,7 @@ def example(name: str, build: Callable[..., Recipe]) -> str:
         "args": {k: p.default for k, p in catalog.parameters(build).items() if p.default is not None},
         "models": {"teacher": TEACHER, "student": {"shrink": {"layers": 15}}},
         "data": {"train": train, "held_out": held_out},
-        "train": {"steps": 50, "batch_size": 8, "learning_rate": 5e-4},
+        "train": {"steps": 50, "batch_size": 8, "learning_rate": 1.5e-4},
     }
     return tomli_w.dumps(table)
 
@@ -84,14 +84,20 @@ def show_list(console: Console, *, as_json: bool, uses: bool) -> None:
 
 
 def _uses_table(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Parts down, recipes across under numbers: a hundred names side by side would not fit."""
+    """Parts down, recipes across under numbers; where those do not fit side by side, as a list of numbers."""
     parts = sorted({p for r in rows for p in r["uses"]})
+    numbers = [str(number) for number in range(1, len(rows) + 1)]
     table = Table(box=None, pad_edge=False)
-    table.add_column("part")
-    for number in range(1, len(rows) + 1):
-        table.add_column(str(number), justify="center")
-    for part in parts:
-        table.add_row(part, *("x" if part in r["uses"] else "" for r in rows))
+    if max(map(len, parts)) + sum(len(n) + 1 for n in numbers) < console.width:
+        for column in ("part", *numbers):
+            table.add_column(column, justify="left" if column == "part" else "center")
+        for part in parts:
+            table.add_row(part, *("x" if part in r["uses"] else "" for r in rows))
+    else:
+        table.add_column("part", no_wrap=True)
+        table.add_column("in the recipes")
+        for part in parts:
+            table.add_row(part, " ".join(n for n, r in zip(numbers, rows, strict=True) if part in r["uses"]))
     console.print(table)
     console.print(Text("\n".join(f"{number}  {r['name']}" for number, r in enumerate(rows, 1))))
 
