@@ -209,3 +209,9 @@ def test_the_term_is_blind_to_who_writes_the_scores(setting):
     value = loss_of(plan, ready, counts, None, Progress(), Outcome())
     assert abs(float(value.detach())) < 1e-12 and float(ready.coefficients[0].sum()) == 6
     assert isinstance(Still(Entropy()).of, Entropy)
+
+
+def test_powers_that_nothing_reads_are_refused():
+    build("tip", {"by": "drawn", "entropy_power": 2.0})
+    with pytest.raises(SettingError, match="powers with by='either'"):
+        build("tip", {"entropy_power": 2.0})

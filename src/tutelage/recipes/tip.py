@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ..core.errors import unknown
+from ..core.errors import SettingError, unknown
 from ..core.recipe import Recipe, recipe
 from ..core.term import Term, kept, per_token
 from ..data.live import Live
@@ -65,6 +65,10 @@ def tip(
     }
     if by not in picks:
         raise unknown("tip.by", by, picks)
+    if by != "drawn" and (entropy_power, divergence_power) != (1, 1):
+        raise SettingError(
+            "tip", got=f"powers with by={by!r}", expected="by='drawn'", remedy="Only drawing has odds: leave them at 1."
+        )
     term = Term("kl", Match(kl_reverse), weight=picks[by], per=kept(per_token))
     ask = Ask("student", times=rollouts, max_tokens=max_tokens, temperature=temperature)
     return Recipe((base.train(Live(ask, prompts="train"), term),))
