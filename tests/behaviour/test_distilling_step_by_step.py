@@ -64,7 +64,8 @@ def test_distilling_step_by_step(tables, lab, told, tmp_path):
     mean = {arm: sum(f["accuracy"] for f in found) / len(found) for arm, found in arms.items()}
     told(
         f"Parity of three digits' sum from {EXAMPLES} examples: two blocks of width 64, {STEPS} steps of 16 examples, "
-        f"asked for the label alone; share of {HELD} held-out labels that are right, mean over seeds (range).",
+        f"asked for the label alone; share of {HELD} held-out labels that are right, mean over seeds (range). The rationale is the partial "
+        "sums modulo 2: as plain numbers, which such a model has to learn to add first, they lowered the share (0.475 against 0.740, one seed).",
         arms,
         lab.Claim("Rationales add at least 3 points in the mean", (mean["with rationales"] >= mean["labels alone"] + 0.03,)),
         lab.Claim("Those of other examples do not", (mean["with rationales of other examples"] < mean["labels alone"] + 0.03,)),
