@@ -8,7 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tutelage.data.spans import NOWHERE, align
@@ -48,6 +48,9 @@ def test_spans_are_the_finest_that_tile_the_text(text, one, other):
     assert len(spans.places) == len(ends[0] & ends[1])
 
 
+@example(b"\0", b"\0\0", [], [])
+@example(b"xy", b"xzxy", [1], [3])
+@example(b"xzxy", b"xy", [3], [1])
 @given(st.binary(min_size=1, max_size=20), st.binary(min_size=1, max_size=20), st.lists(st.integers(0, 40), max_size=9), st.lists(st.integers(0, 40), max_size=9))
 def test_texts_that_differ_share_only_what_is_alike(a, b, one, other):
     one, other = cut(a, one), cut(b, other)

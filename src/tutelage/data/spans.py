@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 NOWHERE = -1
 
@@ -45,14 +45,18 @@ def align(one: Sequence[bytes], other: Sequence[bytes]) -> Spans:
             ends[here] = [max(0, end - 1) for end in ends[here]]
     front, back = _agreement(*texts)
     length = len(texts[0])
-    shift = length - len(texts[1])
-    keys = [ends[0], [end if end <= front else _from_back(end, shift, length - back) for end in ends[1]]]
-    cuts = [cut for cut in sorted(set(keys[0]) & set(keys[1])) if cut > 0 and (cut <= front or cut >= length - back)]
-    starts = [0, *cuts[:-1]]
-    kept = {cut: start for start, cut in zip(starts, cuts, strict=False) if cut <= front or start >= length - back}
-    places = {cut: place for place, cut in enumerate(cuts)}
+    # behind what differs, ends are counted from the back and one higher: where one text is all agreement, its front ends
+    # where its back begins, and the other text has something between the two
+    begin = length - back + 1
+    keys, found = [], []
+    for side, text in zip(ends, texts, strict=True):
+        late = [end + length - len(text) + 1 if back else 0 for end in side]
+        keys.append([end if end <= front else k if k >= begin else -1 for end, k in zip(side, late, strict=True)])
+        found.append({end for end in side if 0 < end <= front} | {k for k in late if k >= begin})
+    cuts = sorted(found[0] & found[1])
+    kept = {cut: n for n, (start, cut) in enumerate(pairwise([0, *cuts])) if cut <= front or start >= begin}
     number = {cut: count for count, cut in enumerate(kept)}
-    return Spans(_homes(keys[0], cuts, number), _homes(keys[1], cuts, number), [places[cut] for cut in kept])
+    return Spans(_homes(keys[0], cuts, number), _homes(keys[1], cuts, number), list(kept.values()))
 
 
 def _agreement(one: bytes, other: bytes) -> tuple[int, int]:
@@ -64,11 +68,6 @@ def _agreement(one: bytes, other: bytes) -> tuple[int, int]:
     left = shorter - front
     back = next((i for i in range(left) if one[-1 - i] != other[-1 - i]), left)
     return front, back
-
-
-def _from_back(end: int, shift: int, begin: int) -> int:
-    """An offset of the second text as one of the first; -1 inside what differs."""
-    return end + shift if end + shift >= begin else -1
 
 
 def _homes(keys: Sequence[int], cuts: Sequence[int], number: dict[int, int]) -> list[int]:
