@@ -45,8 +45,8 @@ def align(one: Sequence[bytes], other: Sequence[bytes]) -> Spans:
             ends[here] = [max(0, end - 1) for end in ends[here]]
     front, back = _agreement(*texts)
     length = len(texts[0])
-    # behind what differs, ends are counted from the back and one higher: where one text is all agreement, its front ends
-    # where its back begins, and the other text has something between the two
+    # behind what differs, ends are counted from the back and one higher: where one text is all agreement, its front
+    # ends where its back begins, and the other text has something between the two
     begin = length - back + 1
     keys, found = [], []
     for side, text in zip(ends, texts, strict=True):
