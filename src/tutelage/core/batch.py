@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .errors import NeedError
 from .record import Record
 
 
@@ -83,6 +84,22 @@ class Batch:
     def num_rows(self) -> int:
         """The number of records."""
         return len(self.records)
+
+    def groups(self, who: str) -> tuple[Tensor, int]:
+        """Each record's group, Int[R] from 0 on, and how many there are.
+
+        Raises:
+            NeedError: The records have no groups; ``who`` needs them.
+        """
+        if self.group is None:
+            raise NeedError(
+                who,
+                got="a batch without groups",
+                expected="records that share a group",
+                remedy="Write rollouts with Ask(times=...), or give the rows a group with the step Group.",
+            )
+        found, home = torch.unique(self.group, return_inverse=True)
+        return home, len(found)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

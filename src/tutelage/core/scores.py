@@ -109,6 +109,36 @@ class Scores(ABC):
         return held.of(self)
 
 
+class Wrapped(Scores):
+    """Scores worked out of others, lazy where those are: a subclass says which, how to rebuild itself, and ``at``."""
+
+    @property
+    @abstractmethod
+    def below(self) -> tuple[Scores, ...]:
+        """The scores it is made of, over the same units."""
+
+    @abstractmethod
+    def over(self, below: Sequence[Scores]) -> Scores:
+        """The same, made of others."""
+
+    @property
+    def swept(self) -> bool:  # type: ignore[override]
+        """Whether one of those below is."""
+        return any(scores.swept for scores in self.below)
+
+    def __len__(self) -> int:
+        return len(self.below[0])
+
+    def held(self, index: slice | Tensor) -> Scores:
+        return self.over([scores.held(index) for scores in self.below])
+
+    def leaves(self) -> tuple[Lazy, ...]:
+        return tuple(leaf for scores in self.below for leaf in scores.leaves())
+
+    def with_leaves(self, held: Chunk) -> Scores:
+        return self.over([scores.with_leaves(held) for scores in self.below])
+
+
 class Chunk(dict[int, Scores]):
     """What is held of a chunk of units, by ``id`` of the scores; each is held once, when first asked for.
 

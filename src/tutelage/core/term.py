@@ -39,24 +39,15 @@ class Per:
         counted = counted.double()
         if self.level == "token":
             return torch.ones_like(weight), counted.sum()
-        home, num = (row, batch.num_rows) if self.level == "row" else self._groups(batch, row)
+        home, num = row, batch.num_rows
+        if self.level == "group":
+            group, num = batch.groups("per_group")
+            home = group[row]
         inside = torch.zeros(num, dtype=torch.float64, device=weight.device).index_add_(0, home, counted)
         share = 1 / inside.clamp_min(torch.finfo(torch.float32).tiny)
         share = torch.where(inside > 0, share, torch.zeros_like(share))[home].to(weight.dtype)
         homes = torch.tensor(float(num), dtype=torch.float64, device=weight.device)
         return share, homes if self.count == "all" else (inside > 0).sum().double()
-
-    @staticmethod
-    def _groups(batch: Batch, row: Tensor) -> tuple[Tensor, int]:
-        if batch.group is None:
-            raise NeedError(
-                "per_group",
-                got="a batch without groups",
-                expected="records with a group",
-                remedy="Write rollouts with Ask(times=...), or divide per_row.",
-            )
-        _, home = torch.unique(batch.group, return_inverse=True)
-        return home[row], int(home.max()) + 1 if len(home) else 0
 
 
 per_token, per_row, per_group = Per("token"), Per("row"), Per("group")

@@ -6,6 +6,7 @@ name it in ``Units.part_of``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.batch import Units
 from ..core.context import Asks
 from ..core.errors import NeedError, SettingError
-from ..core.scores import Chunk, Lazy, Scores, log_rest
+from ..core.scores import Scores, Wrapped, log_rest
 from ..core.signal import Couples, Read, Signal, Still
 from ..models.spelling import opens
 
@@ -192,7 +193,7 @@ class Opens:
 
 
 @dataclass(frozen=True, eq=False)
-class Binned(Scores):
+class Binned(Wrapped):
     """Scores of two categories: the mass outside and inside a set, lazy where the scores below are.
 
     Args:
@@ -205,26 +206,16 @@ class Binned(Scores):
     num_categories: int = 2
 
     @property
-    def swept(self) -> bool:  # type: ignore[override]
-        """Whether the scores below are."""
-        return self.of.swept
+    def below(self) -> tuple[Scores, ...]:
+        return (self.of,)
 
-    def __len__(self) -> int:
-        return len(self.of)
-
-    def held(self, index: slice | Tensor) -> Scores:
-        return Binned(self.of.held(index), self.inside)
+    def over(self, below: Sequence[Scores]) -> Scores:
+        return Binned(below[0], self.inside)
 
     def at(self, rows: slice) -> Tensor:
         log_probs = self.of.at(rows)
         inside = self.inside.to(log_probs.device)
         return torch.stack([log_probs.masked_fill(side, -torch.inf).logsumexp(-1) for side in (inside, ~inside)], -1)
-
-    def leaves(self) -> tuple[Lazy, ...]:
-        return self.of.leaves()
-
-    def with_leaves(self, held: Chunk) -> Scores:
-        return Binned(self.of.with_leaves(held), self.inside)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..core.context import Asks
-from ..core.errors import NeedError
 from ..core.signal import Couples, Signal
 
 
@@ -73,15 +72,7 @@ class GroupNorm(Signal):
         return "rows"
 
     def __call__(self, ctx: Asks) -> Tensor:
-        if ctx.batch.group is None:
-            raise NeedError(
-                "GroupNorm",
-                got="a batch without groups",
-                expected="rollouts that share a group",
-                remedy="Write them with Ask(times=...).",
-            )
-        _, home = torch.unique(ctx.batch.group, return_inverse=True)
-        num, x = int(home.max()) + 1, ctx(self.of)
+        (home, num), x = ctx.batch.groups("GroupNorm"), ctx(self.of)
         count = _sum_by(torch.ones_like(x), home, num)
         centred = x - (_sum_by(x, home, num) / count)[home]
         # equal values leave a rounding of their mean behind, which epsilon would blow up
@@ -111,9 +102,10 @@ class Alike(Signal):
         return "rows"
 
     def __call__(self, ctx: Asks) -> Tensor:
-        group = torch.arange(ctx.batch.num_rows) if ctx.batch.group is None else ctx.batch.group
-        _, home = torch.unique(group, return_inverse=True)
-        num, x = int(home.max()) + 1, ctx(self.of)
+        x = ctx(self.of)
+        if ctx.batch.group is None:
+            return torch.ones_like(x)
+        home, num = ctx.batch.groups("Alike")
         differs = (x != x[_first(home, num)][home]).to(x.dtype)
         return (_sum_by(differs, home, num) == 0).to(x.dtype)[home]
 

@@ -40,8 +40,8 @@ class PairSigmoid(Signal):
 
     def __call__(self, ctx: Asks) -> Tensor:
         x, rank = ctx(self.of), ctx.still(self.by)
-        group = ctx.batch.group
-        _, home, count = torch.unique(group, return_inverse=True, return_counts=True)
+        home, num = ctx.batch.groups("PairSigmoid")
+        count = torch.bincount(home, minlength=num)
         if bool((count != 2).any()):
             raise NeedError(
                 "PairSigmoid",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.context import Asks
-from ..core.errors import NeedError, SettingError
+from ..core.errors import SettingError
 from ..core.schedule import Memory, Progress
 from ..core.signal import Couples, Signal
 
@@ -103,21 +103,14 @@ class GroupSoftmax(Signal):
         return "rows"
 
     def __call__(self, ctx: Asks) -> Tensor:
-        if ctx.batch.group is None:
-            raise NeedError(
-                "GroupSoftmax",
-                got="a batch without groups",
-                expected="rollouts that share a group",
-                remedy="Write them with Ask(times=...).",
-            )
-        group, inside = torch.unique(ctx.batch.group, return_inverse=True)
+        inside, num = ctx.batch.groups("GroupSoftmax")
         x, among = ctx(self.of), ctx(self.among) > 0
         z = (x / self.temperature).masked_fill(~among, -torch.inf)
-        top = torch.full((len(group),), -torch.inf, dtype=x.dtype, device=x.device)
+        top = torch.full((num,), -torch.inf, dtype=x.dtype, device=x.device)
         top = top.scatter_reduce(0, inside, z, "amax")[inside]
         mass = torch.where(among, (z - top).exp(), torch.zeros_like(z))
         ones = among.to(x.dtype)
-        total = torch.zeros(len(group), dtype=x.dtype, device=x.device)
+        total = torch.zeros(num, dtype=x.dtype, device=x.device)
         share = mass / total.index_add(0, inside, mass)[inside].clamp_min(torch.finfo(x.dtype).tiny)
         return share * total.index_add(0, inside, ones)[inside] * ones
 

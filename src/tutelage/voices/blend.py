@@ -13,13 +13,13 @@ from torch import Tensor
 from ..core.context import Context
 from ..core.errors import NeedError, SettingError
 from ..core.schedule import Schedule, value_at
-from ..core.scores import Chunk, Lazy, Scores
+from ..core.scores import Scores, Wrapped
 from ..core.workspace import Workspace
 from ..models.sample import Sample, Sampling, sample
 
 
 @dataclass(frozen=True, eq=False)
-class Mixed(Scores):
+class Mixed(Wrapped):
     """``log sum_i w_i p_i`` (linear) or the normalised ``sum_i w_i log p_i`` (geometric) of scores over one axis."""
 
     parts: tuple[Scores, ...]
@@ -30,11 +30,12 @@ class Mixed(Scores):
     def num_categories(self) -> int:  # type: ignore[override]
         return self.parts[0].num_categories
 
-    def __len__(self) -> int:
-        return len(self.parts[0])
+    @property
+    def below(self) -> tuple[Scores, ...]:
+        return self.parts
 
-    def held(self, index: slice | Tensor) -> Scores:
-        return Mixed(tuple(p.held(index) for p in self.parts), self.shares, self.geometric)
+    def over(self, below: Sequence[Scores]) -> Scores:
+        return Mixed(tuple(below), self.shares, self.geometric)
 
     def at(self, rows: slice) -> Tensor:
         # a part without a share is left out: 0 * log 0 would be nan
@@ -45,20 +46,52 @@ class Mixed(Scores):
             return torch.stack([s * t for s, t in present]).sum(0).log_softmax(-1)
         return torch.stack([t + math.log(s) for s, t in present]).logsumexp(0)
 
-    def leaves(self) -> tuple[Lazy, ...]:
-        return tuple(leaf for p in self.parts for leaf in p.leaves())
 
-    @property
-    def swept(self) -> bool:  # type: ignore[override]
-        """Whether a part is."""
-        return any(p.swept for p in self.parts)
+class Pool:
+    """Several voices heard as one: what they say of the next token, over one vocabulary."""
 
-    def with_leaves(self, held: Chunk) -> Scores:
-        return Mixed(tuple(p.with_leaves(held) for p in self.parts), self.shares, self.geometric)
+    voices: tuple[str, ...]
+
+    def slots(self) -> frozenset[str]:
+        """Nothing by itself: what is pooled speaks in its own name."""
+        return frozenset()
+
+    def asks(self) -> tuple[tuple[str, str], ...]:
+        """What it needs of whom: scores."""
+        return tuple((v, "next") for v in self.voices)
+
+    def upstream(self) -> Mapping[str, frozenset[str]]:
+        """What it will ask of other voices."""
+        return {v: frozenset({"next"}) for v in self.voices}
+
+    def parts(self, ctx: Context, wants: frozenset[str]) -> tuple[Scores, ...]:
+        """What each of them says.
+
+        Raises:
+            NeedError: Another field is wanted, or the vocabularies differ.
+        """
+        where = f"{type(self).__name__} of {', '.join(self.voices)}"
+        if wants - {"next"}:
+            raise NeedError(
+                where,
+                got=f"a read of {', '.join(sorted(wants))}",
+                expected="a read of 'next'",
+                remedy="Pool scores; features of different models have no common axis.",
+            )
+        parts = tuple(ctx.say(v)["next"] for v in self.voices)
+        sizes = {p.num_categories for p in parts}
+        if len(sizes) > 1:
+            raise NeedError(
+                where,
+                got=f"vocabularies of {sorted(sizes)}",
+                expected="one vocabulary",
+                remedy="Pool models of one tokenizer.",
+            )
+        return parts
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(Pool):
     """A voice whose next-token distribution is a pool of others'.
 
     Args:
@@ -82,21 +115,9 @@ class Blend:
                 remedy="Give each voice its share.",
             )
 
-    def slots(self) -> frozenset[str]:
-        """Nothing by itself: what is pooled speaks in its own name."""
-        return frozenset()
-
-    def asks(self) -> tuple[tuple[str, str], ...]:
-        """What it needs of whom: scores."""
-        return tuple((v, "next") for v in self.voices)
-
-    def upstream(self) -> Mapping[str, frozenset[str]]:
-        """What it will ask of other voices."""
-        return {v: frozenset({"next"}) for v in self.voices}
-
     def predict(self, ctx: Context, wants: frozenset[str]) -> Mapping[str, Any]:
         """The pooled scores of ``next``."""
-        parts = parts_of(ctx, self.voices, wants, "blend")
+        parts = self.parts(ctx, wants)
         shares = tuple(value_at(s, ctx.progress) for s in self.shares)
         return {"next": Mixed(parts, tuple(s / sum(shares) for s in shares), self.geometric)}
 
@@ -118,28 +139,3 @@ class Blend:
         models = [ws.models[v] for v in self.voices]
         others = [(m, float(s)) for m, s in zip(models[1:], self.shares[1:], strict=True)]  # type: ignore[arg-type]
         return sample(models[0], prompts, settings, seeds, others)
-
-
-def parts_of(ctx: Context, voices: Sequence[str], wants: frozenset[str], where: str) -> tuple[Scores, ...]:
-    """What several voices say of the next token, over one vocabulary.
-
-    Raises:
-        NeedError: Another field is wanted, or the vocabularies differ.
-    """
-    if wants - {"next"}:
-        raise NeedError(
-            f"{where} of {', '.join(voices)}",
-            got=f"a read of {', '.join(sorted(wants))}",
-            expected="a read of 'next'",
-            remedy="Pool scores; features of different models have no common axis.",
-        )
-    parts = tuple(ctx.say(v)["next"] for v in voices)
-    sizes = {p.num_categories for p in parts}
-    if len(sizes) > 1:
-        raise NeedError(
-            f"{where} of {', '.join(voices)}",
-            got=f"vocabularies of {sorted(sizes)}",
-            expected="one vocabulary",
-            remedy="Pool models of one tokenizer.",
-        )
-    return parts

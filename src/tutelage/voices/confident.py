@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..core.context import Context
 from ..core.errors import SettingError
-from ..core.scores import Chunk, Lazy, Scores
-from .blend import parts_of
+from ..core.scores import Scores, Wrapped
+from .blend import Pool
 
 
 @dataclass(frozen=True, eq=False)
-class Heard(Scores):
+class Heard(Wrapped):
     """``log sum_i w_i p_i`` with ``w = softmax_i(-sharpness H(p_i))`` at each unit; the weights carry no gradient."""
 
     parts: tuple[Scores, ...]
@@ -28,15 +28,11 @@ class Heard(Scores):
         return self.parts[0].num_categories
 
     @property
-    def swept(self) -> bool:  # type: ignore[override]
-        """Whether a part is."""
-        return any(p.swept for p in self.parts)
+    def below(self) -> tuple[Scores, ...]:
+        return self.parts
 
-    def __len__(self) -> int:
-        return len(self.parts[0])
-
-    def held(self, index: slice | Tensor) -> Scores:
-        return Heard(tuple(p.held(index) for p in self.parts), self.sharpness)
+    def over(self, below: Sequence[Scores]) -> Scores:
+        return Heard(tuple(below), self.sharpness)
 
     def at(self, rows: slice) -> Tensor:
         said = torch.stack([p.at(rows) for p in self.parts])
@@ -49,15 +45,9 @@ class Heard(Scores):
                 shares = (self.sharpness * sure).softmax(0)
         return (said + shares.log().unsqueeze(-1)).logsumexp(0)
 
-    def leaves(self) -> tuple[Lazy, ...]:
-        return tuple(leaf for p in self.parts for leaf in p.leaves())
-
-    def with_leaves(self, held: Chunk) -> Scores:
-        return Heard(tuple(p.with_leaves(held) for p in self.parts), self.sharpness)
-
 
 @dataclass(frozen=True)
-class Confident:
+class Confident(Pool):
     """A voice that pools others by how sure each is at a position.
 
     The share of voice i is ``softmax_i(-sharpness H_i)``, H its entropy in nats: 0 is the plain mean, infinity hears
@@ -80,22 +70,10 @@ class Confident:
                 remedy="1 hears a voice that is a nat surer 2.7 times as much.",
             )
 
-    def slots(self) -> frozenset[str]:
-        """Nothing by itself: what is pooled speaks in its own name."""
-        return frozenset()
-
-    def asks(self) -> tuple[tuple[str, str], ...]:
-        """What it needs of whom: scores."""
-        return tuple((v, "next") for v in self.voices)
-
-    def upstream(self) -> Mapping[str, frozenset[str]]:
-        """What it will ask of other voices."""
-        return {v: frozenset({"next"}) for v in self.voices}
-
     def predict(self, ctx: Context, wants: frozenset[str]) -> Mapping[str, Any]:
         """The pooled scores of ``next``.
 
         Raises:
             NeedError: Another field is wanted, or the vocabularies differ.
         """
-        return {"next": Heard(parts_of(ctx, self.voices, wants, "pool"), float(self.sharpness))}
+        return {"next": Heard(self.parts(ctx, wants), float(self.sharpness))}

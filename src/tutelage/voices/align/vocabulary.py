@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ModelError
-from ...core.scores import Chunk, Lazy, Scores, log_rest
+from ...core.scores import Scores, Wrapped, log_rest
 from ...models.spelling import spelling
 
 
@@ -65,7 +66,7 @@ class Common:
 
 
 @dataclass(frozen=True, eq=False)
-class Picked(Scores):
+class Picked(Wrapped):
     """Scores of some categories and, last, the mass of the others; lazy where the scores below are.
 
     Args:
@@ -81,23 +82,13 @@ class Picked(Scores):
         return len(self.ids) + 1
 
     @property
-    def swept(self) -> bool:  # type: ignore[override]
-        """Whether the scores below are."""
-        return self.of.swept
+    def below(self) -> tuple[Scores, ...]:
+        return (self.of,)
 
-    def __len__(self) -> int:
-        return len(self.of)
-
-    def held(self, index: slice | Tensor) -> Scores:
-        return Picked(self.of.held(index), self.ids)
+    def over(self, below: Sequence[Scores]) -> Scores:
+        return Picked(below[0], self.ids)
 
     def at(self, rows: slice) -> Tensor:
         whole = self.of.at(rows)
         kept = whole.index_select(-1, self.ids.to(whole.device))
         return torch.cat([kept, log_rest(kept).unsqueeze(-1)], -1)
-
-    def leaves(self) -> tuple[Lazy, ...]:
-        return self.of.leaves()
-
-    def with_leaves(self, held: Chunk) -> Scores:
-        return Picked(self.of.with_leaves(held), self.ids)
