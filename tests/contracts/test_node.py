@@ -1,6 +1,7 @@
 """One loss, many roads: dense autograd is the oracle; lazy, tiled, top-k, cached and blended must equal it."""
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -353,3 +354,22 @@ def test_bfloat16_inputs_keep_exact_gradients(compare):
     assert abs(float(value) - float(want)) < 1e-5 * float(want)
     for a, b in zip(got, grads(want, h, w), strict=True):
         assert float((a.double() - b).norm() / b.norm()) < 0.005
+
+
+@pytest.mark.parametrize("budget", [8, 400, 10**9])
+def test_a_memory_budget_changes_nothing(budget, setting):
+    s, signal, coefficients = setting(), Match(Jensen(0.3)), torch.ones(1, 13, dtype=torch.float64)
+    want = grads(node.total(s.context(), "tokens", [signal], coefficients)[0], s.hidden, s.weight)
+    ctx = s.context()
+    ctx.workspace = SimpleNamespace(head_bytes=budget, ledger=None)
+    assert node.Sweep.of(ctx, "tokens", [signal]).sizes()[1] == max(1, budget // (8 * 11))
+    assert close(grads(node.total(ctx, "tokens", [signal], coefficients)[0], s.hidden, s.weight), want)
+
+
+def test_closed_forms_and_autograd_add_up_in_one_sweep(setting, tiles):
+    s, signals = setting(), [Match(kl_forward), Match(total_variation), Targets(), Match(Jensen(0.5), on=Top(4))]
+    coefficients = torch.linspace(-1, 2, 52, dtype=torch.float64).view(4, 13)
+    value, _ = node.total(s.context(), "tokens", signals, coefficients)
+    want = sum((dense_of(x, s) * c).sum() for x, c in zip(signals, coefficients, strict=True))
+    assert torch.allclose(value, want, atol=1e-10)
+    assert close(grads(value, s.hidden, s.weight), grads(want, s.hidden, s.weight))

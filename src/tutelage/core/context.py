@@ -312,8 +312,21 @@ class Tile:
 
     def log_probs(self, read: Read) -> Tensor:
         if read not in self._log_probs:
-            self._log_probs[read] = self.ctx.field(read).with_leaves(self._held).at(self.rows)
+            self._log_probs[read] = self.scores(read).at(self.rows)
         return self._log_probs[read]
+
+    def scores(self, read: Read) -> Scores:
+        """What is held of the chunk for a read; the tile's rows of it are ``rows``."""
+        return self.ctx.field(read).with_leaves(self._held)
+
+    def logits(self, read: Read) -> Tensor:
+        """Log-probabilities up to a constant a unit, without gradient: Float[k C]."""
+        return self.scores(read).logits(self.rows).detach()
+
+    def top(self, read: Read, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest log-probabilities, without gradient, and their ids: Float[k K], Int[k K]."""
+        log_probs, ids = self.scores(read).top(self.rows, k)
+        return log_probs.detach(), ids
 
     def features(self, read: Read) -> Tensor:
         return self.ctx.features(read)[self.index]

@@ -1,9 +1,10 @@
 """The loss node: readouts of lazy scores, tile by tile, with gradients formed on the way.
 
-One sweep serves every case. For a chunk of units the head's product is formed once; the elementwise work goes over
-tiles of a few rows that stay in the processor's cache; the gradient with respect to the raw logits overwrites them in
-place and is multiplied back when the chunk is done. Nothing of size units x categories exists, and nothing but the
-gradients themselves is kept for the backward pass.
+One sweep serves every case. For a chunk of units the head's product is formed once, in a buffer that all chunks share;
+the elementwise work goes over tiles of a few rows that stay in the processor's cache; the gradient with respect to the
+raw logits overwrites them in place and is multiplied back when the chunk is done. Nothing of size units x categories
+exists, and nothing but the gradients themselves is kept for the backward pass. A signal with a closed form gives its
+gradient itself; any other is differentiated by autograd inside the tile.
 
 * ``total``: a sum with known coefficients. Its gradient is formed in the forward pass.
 * ``readouts``: values a unit, for functions that couple units. The backward pass sweeps again with the coefficients
@@ -14,22 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .scores import Chunk, Head, Held, Lazy, Scores
+from .closed import Closed, is_number, through_squash
+from .scores import Chunk, Head, Held, Lazy, Scores, add_product, product
 from .signal import Read, Signal
 
 if TYPE_CHECKING:
-    from .context import Context
+    from .context import Context, Tile
 
 # Elements of a tile's logits (1 MB in float32) and of a chunk's (50 MB): measured best on processors with 1 MB of
-# second-level cache a core; the result does not depend on them.
+# second-level cache a core. An accelerator takes a chunk (0.5 GB) as one tile. The result does not depend on them.
 TILE_ELEMENTS = 1 << 18
 CHUNK_ELEMENTS = 12 << 20
+ACCELERATOR_ELEMENTS = 128 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,20 +64,38 @@ class Sweep:
         """The length of the unit list."""
         return len(self.ctx.units(self.over))
 
+    @cached_property
     def moving(self) -> tuple[Lazy, ...]:
         """The leaves that a gradient reaches."""
         return tuple(leaf for leaf in self.leaves if any(t.requires_grad for t in tensors_of(leaf)))
 
+    @cached_property
+    def closed(self) -> tuple[tuple[Closed, Lazy] | None, ...]:
+        """Each signal's closed form and the leaf that it moves, where it has one."""
+        return tuple(self._closed(signal) for signal in self.signals)
+
+    def _closed(self, signal: Signal) -> tuple[Closed, Lazy] | None:
+        closed = signal.closed()
+        if closed is None or not all(isinstance(self.ctx.field(read), Scores) for read in signal.own_reads()):
+            return None
+        leaf = self.ctx.field(closed.learner)
+        return (closed, leaf) if isinstance(leaf, Lazy) and any(leaf is one for one in self.moving) else None
+
     def sizes(self) -> tuple[int, int]:
-        """Rows of a tile and of a chunk."""
-        tile = max(1, TILE_ELEMENTS // self.width)
-        return tile, max(tile, CHUNK_ELEMENTS // self.width)
+        """Rows of a tile and of a chunk, whose logits take the workspace's ``head_bytes`` at most, if it says so."""
+        accelerated = _device(self).type != "cpu"
+        elements = ACCELERATOR_ELEMENTS if accelerated else CHUNK_ELEMENTS
+        budget = getattr(self.ctx.workspace, "head_bytes", None)
+        if budget is not None:
+            elements = budget // (4 * max(1, len(self.leaves)))
+        chunk = max(1, elements // self.width)
+        return (chunk if accelerated else max(1, min(chunk, TILE_ELEMENTS // self.width))), chunk
 
 
 def readouts(ctx: Context, over: str, signals: Sequence[Signal]) -> list[Tensor]:
     """Values Float[U] of each signal; differentiable where something below them moves."""
     sweep = Sweep.of(ctx, over, signals)
-    moving = sweep.moving()
+    moving = sweep.moving
     if moving and torch.is_grad_enabled():
         inputs = [t for leaf in moving for t in tensors_of(leaf)]
         return list(_Readouts.apply(sweep, *inputs).unbind(0))
@@ -86,7 +108,7 @@ def total(ctx: Context, over: str, signals: Sequence[Signal], coefficients: Tens
     Units whose coefficients are all 0 are skipped and their values are 0.
     """
     sweep = Sweep.of(ctx, over, signals)
-    moving = sweep.moving()
+    moving = sweep.moving
     inputs = [t for leaf in moving for t in tensors_of(leaf)]
     box: list[Tensor] = []
     if inputs and torch.is_grad_enabled():
@@ -112,7 +134,9 @@ class _Total(torch.autograd.Function):
         if ctx.grads is None:
             raise RuntimeError("the gradient formed in the forward pass was already used; run the step again")
         grads, ctx.grads = ctx.grads, None
-        return None, None, None, *(None if g is None else g.mul_(upstream) for g in grads)
+        # a pass over the head's gradient is a twentieth of the step: leave it out where nothing would change
+        one = upstream.device.type == "cpu" and float(upstream) == 1
+        return None, None, None, *(g if g is None or one else g.mul_(upstream) for g in grads)
 
 
 class _Readouts(torch.autograd.Function):
@@ -141,16 +165,17 @@ def run(sweep: Sweep, coefficients: Tensor | None, skip: Tensor | None = None) -
         Values Float[S U] and, for every tensor of every moving leaf, its gradient or None.
     """
     with torch.autocast(device_type=_device(sweep).type, enabled=False):
-        moving = sweep.moving() if coefficients is not None else ()
+        moving = sweep.moving if coefficients is not None else ()
         sums = [_Gradient(leaf) for leaf in moving]
         dtype = max((_dtype(leaf) for leaf in sweep.leaves), key=lambda d: torch.finfo(d).bits, default=torch.float32)
         values = torch.zeros(len(sweep.signals), sweep.num_units, dtype=dtype, device=_device(sweep))
         tile_rows, chunk_rows = sweep.sizes()
+        buffers: dict[int, Tensor] = {}
         for chunk in _kept(sweep, skip).split(chunk_rows):
             if chunk.numel() == 0:
                 continue
             held = Chunk(chunk)
-            held.update({id(leaf): _held(leaf, chunk) for leaf in sweep.leaves})
+            held.update({id(leaf): _held(leaf, chunk, buffers) for leaf in sweep.leaves})
             for start in range(0, len(chunk), tile_rows):
                 rows = slice(start, min(start + tile_rows, len(chunk)))
                 _tile(sweep, chunk[rows], rows, held, moving, coefficients, values)
@@ -181,22 +206,74 @@ def _tile(
             for i, signal in enumerate(sweep.signals):
                 values[i, index] = tile(signal).to(values.dtype)
         return
+    if _fused(sweep, tile, held, coefficients, values):
+        return
+    slopes: dict[int, Tensor] = {}
+    rest = []
+    for i, (signal, closed) in enumerate(zip(sweep.signals, sweep.closed, strict=True)):
+        found = None if closed is None else _slope(tile, closed[0], _own(held, closed[1]), coefficients[i, index])
+        if closed is None or found is None:
+            rest.append((i, signal))
+            continue
+        values[i, index] = found[0].to(values.dtype)
+        _add(slopes, closed[1], found[1])
+    if rest:
+        for leaf, grad in zip(moving, _by_autograd(tile, rest, held, moving, coefficients, values), strict=True):
+            if grad is not None:
+                _add(slopes, leaf, grad)
+    for leaf in moving:
+        raw, slope = _own(held, leaf).raw[rows], slopes.get(id(leaf))
+        raw.zero_() if slope is None else raw.copy_(slope)
+
+
+def _fused(sweep: Sweep, tile: Tile, held: Chunk, coefficients: Tensor, values: Tensor) -> bool:
+    """All of a tile by one kernel, where its only signal has one that can run here."""
+    closed = sweep.closed[0] if len(sweep.signals) == 1 and len(sweep.moving) == 1 else None
+    fused = None if closed is None else getattr(closed[0].slope, "fused", None)
+    if closed is None or fused is None:
+        return False
+    found = fused(tile, _own(held, closed[1]), coefficients[0, tile.index])
+    if found is not None:
+        values[0, tile.index] = found.to(values.dtype)
+    return found is not None
+
+
+def _slope(tile: Tile, closed: Closed, own: Held, coefficients: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Values and weighted slope in raw logits by the closed form; None where it gives no number."""
+    logits = own.logits(tile.rows)
+    value, slope = closed.slope(tile, logits)
+    if not is_number(value):
+        return None
+    return value, through_squash(slope, logits, own.head).mul_(coefficients.to(slope.dtype).unsqueeze(-1))
+
+
+def _by_autograd(
+    tile: Tile,
+    signals: Sequence[tuple[int, Signal]],
+    held: Chunk,
+    moving: tuple[Lazy, ...],
+    coefficients: Tensor,
+    values: Tensor,
+) -> Sequence[Tensor | None]:
+    """Slopes in the raw logits of each moving leaf of the weighted sum of some signals; their values on the way."""
     inputs = []
     for leaf in moving:
-        inputs.append(_own(held, leaf).raw[rows].detach().requires_grad_())
+        inputs.append(_own(held, leaf).raw[tile.rows].detach().requires_grad_())
         _own(held, leaf).leaf = inputs[-1]
     with torch.enable_grad():
-        said = [tile(signal) for signal in sweep.signals]
-        weighted = torch.stack(
-            [(v * c[index].to(v.dtype)).sum() for v, c in zip(said, coefficients, strict=True)]
-        ).sum()
-    for i, value in enumerate(said):
-        values[i, index] = value.detach().to(values.dtype)
-    grads = torch.autograd.grad(weighted, inputs, allow_unused=True) if weighted.requires_grad else [None] * len(inputs)
-    for leaf, grad in zip(moving, grads, strict=True):
-        raw = _own(held, leaf).raw[rows]
-        raw.zero_() if grad is None else raw.copy_(grad)
+        said = {i: tile(signal) for i, signal in signals}
+        parts = [(value * coefficients[i, tile.index].to(value.dtype)).sum() for i, value in said.items()]
+        weighted = torch.stack(parts).sum()
+    for i, value in said.items():
+        values[i, tile.index] = value.detach().to(values.dtype)
+    for leaf in moving:
         _own(held, leaf).leaf = None
+    return torch.autograd.grad(weighted, inputs, allow_unused=True) if weighted.requires_grad else [None] * len(inputs)
+
+
+def _add(slopes: dict[int, Tensor], leaf: Lazy, slope: Tensor) -> None:
+    found = slopes.get(id(leaf))
+    slopes[id(leaf)] = slope if found is None else found.add_(slope)
 
 
 class _Gradient:
@@ -210,23 +287,26 @@ class _Gradient:
     def add(self, chunk: Tensor, grad: Tensor) -> None:
         """Add what the gradient ``grad`` Float[k C] of the raw logits sends to each tensor."""
         head, size, sums = self.leaf.head, self.leaf.num_categories, iter(self.sums)
-        hidden = self.leaf.hidden.detach()[chunk].to(self.dtype)
+        hidden = self.leaf.hidden.detach()[chunk]
         to_hidden, to_weight = next(sums), next(sums)
-        back = None if to_hidden is None else grad @ head.weight.detach()[:size].to(self.dtype)
+        # the matrix units of an accelerator want both factors in the models' own type; what they add up stays float32
+        narrow = grad.to(hidden.dtype) if grad.is_cuda else grad
+        back = None if to_hidden is None else product(narrow, head.weight.detach()[:size], self.dtype)
         if to_weight is not None:
-            to_weight[:size].addmm_(grad.T, hidden)
+            add_product(to_weight[:size], narrow.T, hidden)
+        hidden = hidden.to(self.dtype)
         to_bias = None if head.bias is None else next(sums)
         if to_bias is not None:
             to_bias[:size] += grad.sum(0)
         for a, b, factor in head.low:
-            narrow = grad @ b.detach()[:size].to(self.dtype) * factor
+            low = grad @ b.detach()[:size].to(self.dtype) * factor
             to_a, to_b = next(sums), next(sums)
             if to_a is not None:
-                to_a.addmm_(narrow.T, hidden)
+                to_a.addmm_(low.T, hidden)
             if to_b is not None:
                 to_b[:size].addmm_(grad.T, hidden @ a.detach().to(self.dtype).T, alpha=factor)
             if back is not None:
-                back.addmm_(narrow, a.detach().to(self.dtype))
+                back.addmm_(low, a.detach().to(self.dtype))
         if to_hidden is not None and back is not None:
             to_hidden[chunk] = back
 
@@ -242,10 +322,13 @@ def _own(held: Chunk, leaf: Lazy) -> Held:
     return found
 
 
-def _held(leaf: Lazy, chunk: Tensor) -> Held:
+def _held(leaf: Lazy, chunk: Tensor, buffers: dict[int, Tensor]) -> Held:
+    """The chunk's raw logits, in a leaf's own buffer: fresh memory for each chunk costs a tenth of the product."""
     head = leaf.head.with_tensors([t.detach() for t in leaf.head.tensors()])
+    if id(leaf) not in buffers:
+        buffers[id(leaf)] = leaf.hidden.new_empty(len(chunk), leaf.num_categories, dtype=_dtype(leaf))
     with torch.no_grad():
-        return Held(head.raw(leaf.hidden.detach()[chunk]), head)
+        return Held(head.raw(leaf.hidden.detach()[chunk], buffers[id(leaf)][: len(chunk)]), head)
 
 
 def _kept(sweep: Sweep, skip: Tensor | None) -> Tensor:

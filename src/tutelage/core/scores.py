@@ -18,6 +18,25 @@ from torch import Tensor
 Rows = slice
 
 
+def product(a: Tensor, b: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """``a @ b`` summed and given in ``dtype``, into ``out`` if given.
+
+    On an accelerator half-precision inputs stay as they are (its matrix units add in float32); a processor multiplies
+    them as ``dtype``.
+    """
+    if a.is_cuda and a.dtype != dtype and a.dtype == b.dtype:
+        return torch.mm(a, b, out_dtype=dtype) if out is None else torch.mm(a, b, out_dtype=dtype, out=out)
+    return torch.mm(a.to(dtype), b.to(dtype)) if out is None else torch.mm(a.to(dtype), b.to(dtype), out=out)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a @ b`` in the type of ``total``: rounding each chunk's product before adding would bias the sum."""
+    if a.is_cuda and a.dtype != total.dtype and a.dtype == b.dtype:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """A linear map to categories: ``logits = cap * tanh(scale * (h W^T + b) / cap)``.
@@ -56,15 +75,15 @@ class Head:
         low = tuple((rest.pop(0), rest.pop(0), factor) for _, _, factor in self.low)
         return replace(self, weight=weight, bias=bias, low=low)
 
-    def raw(self, hidden: Tensor) -> Tensor:
-        """``h W^T + b`` for the real categories, in float32 at least: Float[k C].
+    def raw(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """``h W^T + b`` for the real categories, in float32 at least: Float[k C], into ``out`` if given.
 
-        Products of half-precision inputs are formed in float32, because logits rounded to bfloat16 put gradients
-        off by several percent while the loss hardly moves.
+        Logits of half-precision inputs are float32, because logits rounded to bfloat16 put gradients off by several
+        percent while the loss hardly moves.
         """
         dtype = torch.promote_types(hidden.dtype, torch.float32)
+        out = product(hidden, self.weight[: self.num_categories].T, dtype, out)
         hidden = hidden.to(dtype)
-        out = hidden @ self.weight[: self.num_categories].to(dtype).T
         if self.bias is not None:
             out += self.bias[: self.num_categories].to(dtype)
         for a, b, factor in self.low:
@@ -99,6 +118,15 @@ class Scores(ABC):
     @abstractmethod
     def at(self, rows: Rows) -> Tensor:
         """Log-probabilities Float[k C] of a range of units."""
+
+    def logits(self, rows: Rows) -> Tensor:
+        """Log-probabilities up to a constant a unit: Float[k C]. Not to be written to."""
+        return self.at(rows)
+
+    def top(self, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest log-probabilities of a range of units, and their ids: Float[k K], Int[k K]."""
+        found = self.at(rows).topk(min(k, self.num_categories), dim=-1)
+        return found.values, found.indices
 
     def leaves(self) -> tuple[Lazy, ...]:
         """The ``Lazy`` scores inside."""
@@ -205,9 +233,16 @@ class Held(Scores):
     def held(self, index: slice | Tensor) -> Scores:
         return Held(self.raw[index], self.head)
 
+    def logits(self, rows: Rows) -> Tensor:
+        return self.head.squash(self.raw[rows] if self.leaf is None else self.leaf)
+
     def at(self, rows: Rows) -> Tensor:
-        raw = self.raw[rows] if self.leaf is None else self.leaf
-        return self.head.squash(raw).log_softmax(-1)
+        return self.logits(rows).log_softmax(-1)
+
+    def top(self, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
+        logits = self.logits(rows)
+        found = logits.topk(min(k, self.num_categories), dim=-1)
+        return found.values - logits.logsumexp(-1, keepdim=True), found.indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +295,12 @@ class Kept(Scores):
         fill = log_rest(kept) - torch.log(torch.tensor(float(max(others, 1))))
         out = fill.unsqueeze(1).expand(-1, self.num_categories).clone()
         return out.scatter(1, ids, kept)
+
+    def top(self, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
+        if k > self.ids.shape[1]:
+            return super().top(rows, k)
+        found = self.log_probs[rows].topk(k, dim=-1)
+        return found.values, self.ids[rows].long().gather(-1, found.indices)
 
 
 def log_rest(log_probs: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .closed import Closed
     from .context import Asks
 
 
@@ -56,6 +57,10 @@ class Signal(ABC):
     @abstractmethod
     def __call__(self, ctx: Asks) -> Tensor:
         """The value of each unit that ``ctx`` stands for."""
+
+    def closed(self) -> Closed | None:
+        """Its closed form, if it has one: faster than autograd through ``__call__``, and the same."""
+        return None
 
     @property
     def over(self) -> str:

@@ -34,6 +34,8 @@ class Workspace:
         folder: Where the run writes; file names from data never leave it.
         seed: The one seed that all draws derive from.
         path: Names that set the draws of one round apart from another's.
+        caches: What teachers said before, by slot.
+        head_bytes: What a chunk's logits may take in a loss, all models together; None leaves it to the device.
     """
 
     folder: Path
@@ -43,6 +45,8 @@ class Workspace:
     results: Slots = field(default_factory=lambda: Slots("result"))
     ledger: Ledger = field(default_factory=Ledger)
     path: tuple[object, ...] = ()
+    head_bytes: int | None = None
+    caches: Slots = field(default_factory=lambda: Slots("teacher cache"))
 
     def within(self, *names: object) -> Workspace:
         """The same workspace, its draws seeded under a path of names such as (stage, round)."""

@@ -9,10 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.context import Asks
+from ..core.closed import Closed
+from ..core.context import Asks, Tile
 from ..core.errors import SettingError
-from ..core.scores import log_rest
+from ..core.scores import Held
 from ..core.signal import Read, Signal
+from .buckets import BucketSlope, bucketed
+from .divergences.closed import Form, Side, closed_form
+from .divergences.launch import Launch, launch_of, usable
 
 Compare = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,12 +66,8 @@ class Top:
     def __call__(self, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
         chooser = log_p if self.of == "teacher" else log_q
         ids = chooser.detach().topk(min(self.k, chooser.shape[-1]), dim=-1).indices
-        log_q, log_p = log_q.gather(-1, ids), log_p.gather(-1, ids)
-        if self.rest == "renormalise":
-            return log_q.log_softmax(-1), log_p.log_softmax(-1)
-        if self.rest == "drop" or self.k >= chooser.shape[-1]:
-            return log_q, log_p
-        return tuple(torch.cat([side, log_rest(side).unsqueeze(-1)], -1) for side in (log_q, log_p))  # type: ignore[return-value]
+        rest = "drop" if self.rest == "tail" and self.k >= chooser.shape[-1] else self.rest
+        return bucketed(log_q.gather(-1, ids), rest), bucketed(log_p.gather(-1, ids), rest)
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,51 @@ class Match(Signal):
 
     def __call__(self, ctx: Asks) -> Tensor:
         log_q, log_p = ctx.log_probs(self.q), ctx.log_probs(self.p).detach()
-        if log_q.shape[-1] != log_p.shape[-1]:
-            raise SettingError(
-                "Match",
-                got=f"{log_q.shape[-1]} and {log_p.shape[-1]} categories",
-                expected="the same categories",
-                remedy="Heads of other sizes need `agree`; other tokenizers need an alignment.",
-            )
+        _same_categories(log_q, log_p)
         return self.compare(*self.on(log_q, log_p))
+
+    def closed(self) -> Closed | None:
+        if isinstance(self.on, Top):
+            slope = BucketSlope(self.compare, self.p, self.on.k, self.on.rest) if self.on.of == "teacher" else None
+        else:
+            form = closed_form(self.compare) if isinstance(self.on, Whole) else None
+            slope = None if form is None else WholeSlope(form, self.p, launch_of(self.compare))
+        return None if slope is None else Closed(self.q, slope)
+
+
+@dataclass(frozen=True)
+class WholeSlope:
+    """A closed form over every category, against what ``p`` says."""
+
+    form: Form
+    p: Read
+    launch: Launch | None = None
+
+    def __call__(self, tile: Tile, logits: Tensor) -> tuple[Tensor, Tensor]:
+        other = tile.logits(self.p)
+        _same_categories(logits, other)
+        return self.form(logits, other.to(logits.dtype))
+
+    def fused(self, tile: Tile, own: Held, coefficients: Tensor) -> Tensor | None:
+        """By one kernel, where it can run and the other side is held logits too."""
+        other = tile.scores(self.p)
+        if self.launch is None or not isinstance(other, Held) or other is own:
+            return None
+        raw, other_raw = own.raw[tile.rows], other.raw[tile.rows]
+        if not usable(raw) or other_raw.dtype != raw.dtype:
+            return None
+        _same_categories(raw, other_raw)
+        return self.launch(raw, own.head, other_raw, other.head, coefficients)
+
+
+def _same_categories(q: Tensor, p: Tensor) -> None:
+    if q.shape[-1] != p.shape[-1]:
+        raise SettingError(
+            "Match",
+            got=f"{q.shape[-1]} and {p.shape[-1]} categories",
+            expected="the same categories",
+            remedy="Heads of other sizes need `agree`; other tokenizers need an alignment.",
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +163,22 @@ class Targets(Signal):
 
     def __call__(self, ctx: Asks) -> Tensor:
         return -target_log_prob(ctx, self.q)
+
+    def closed(self) -> Closed:
+        return Closed(self.q, TargetSlope(self.q.over))
+
+
+@dataclass(frozen=True)
+class TargetSlope:
+    """``-log q(target)``, slope ``q`` less 1 at the target."""
+
+    over: str
+
+    def __call__(self, tile: Tile, logits: Tensor) -> tuple[Tensor, Tensor]:
+        target = tile.target(self.over).unsqueeze(-1)
+        q = Side.of(logits)
+        value = (q.top - logits.gather(-1, target)).sub_(q.log_share)
+        return value.squeeze(-1), q.share.scatter_add_(-1, target, torch.full_like(value, -1.0))
 
 
 def target_log_prob(ctx: Asks, read: Read) -> Tensor:

@@ -32,6 +32,9 @@ class TrainSettings(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16 runs bodies under autocast; heads stay float32."
     )
+    head_megabytes: int | None = Field(
+        None, ge=1, description="Memory for logits in a loss, all models together; smaller is slower, not different."
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")
     freeze: tuple[str, ...] = Field((), description="Parameters whose names contain one of these do not train.")
     checkpoint_seconds: float = Field(
