@@ -36,6 +36,7 @@ from tutelage.running.runfile import (
     ModelSettings,
     RunFile,
     ShrinkSettings,
+    WorkSettings,
 )
 from tutelage.training.settings import TrainSettings
 
@@ -58,9 +59,10 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
         "`tutelage show RECIPE --json` lists the stages of a recipe.",
     ),
     "[evaluate]": (EvaluateSettings, "What is measured, before the first stage and after the last."),
+    "[work]": (WorkSettings, "Where stages that write rows run, and systems that are measured."),
 }
 INNER = {ModelSettings: "[models.SLOT]", DataSettings: "[data.NAME]", ShrinkSettings: "[models.SLOT.shrink]",
-         LoraSettings: "[models.SLOT.lora]", EvaluateSettings: "[evaluate]"}  # fmt: skip
+         LoraSettings: "[models.SLOT.lora]", EvaluateSettings: "[evaluate]", WorkSettings: "[work]"}  # fmt: skip
 
 # keys that their model leaves without a word
 PLAIN = {
@@ -179,7 +181,7 @@ def recipe_page(known: dict[str, Any]) -> None:
 
 def measured(name: str) -> str:
     """The measured table of a recipe, if there is one: ``{caption, command, columns: [...], rows: [[...]]}``."""
-    file = MEASURED / f"{name}.json"
+    file = MEASURED / f"{name.replace('_', '-')}.json"
     if not file.exists():
         return ""
     found = json.loads(file.read_text(encoding="utf-8"))

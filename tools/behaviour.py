@@ -1,6 +1,6 @@
 """The behaviour tier: run the claimed effect of each recipe, and keep what was found in `docs/measured/`.
 
-python -m tools.behaviour                      every recipe; writes docs/measured/RECIPE.json
+python -m tools.behaviour                      every recipe; writes docs/measured/SLUG.json
 python -m tools.behaviour opd                  the recipes that are named; writes nothing unless --write is given
 python -m tools.behaviour --changed --share 4  recipes that changed since they were measured, and a quarter of the
                                                others, by the day; writes nothing unless --write is given
@@ -40,9 +40,14 @@ def recipe_hash(name: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def file_of(name: str) -> Path:
+    """Where a recipe's figures are kept: under its slug."""
+    return MEASURED / f"{name.replace('_', '-')}.json"
+
+
 def kept(name: str) -> dict[str, Any]:
     """What was measured of a recipe; empty if nothing was."""
-    file = MEASURED / f"{name}.json"
+    file = file_of(name)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
@@ -116,7 +121,7 @@ def settle(name: str, findings: Findings, write: bool) -> tuple[str, str, str]:
         return claims, figures, "failed"
     if write and change > ROUNDING:
         MEASURED.mkdir(parents=True, exist_ok=True)
-        (MEASURED / f"{name}.json").write_text(json.dumps(new, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        file_of(name).write_text(json.dumps(new, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         figures += ", written"
     return claims, figures, "ok"
 
@@ -140,11 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = int(pytest.main([*files, "-m", "behaviour", "-n", "0", f"--rootdir={ROOT}"], plugins=[findings]))
     write = asked.write or not (asked.recipes or asked.changed or asked.share)
     table = Table("recipe", "claims seen, of seeds", "figures", "", "seconds", title="Behaviour")
+    failed = 0
     for name in names:
         shown = ("no test", "", "failed") if name in untested else settle(name, findings, write)
+        failed += shown[2] == "failed"
         table.add_row(name, *shown, f"{findings.seconds.get(name, 0):.0f}")
     Console().print(table)
     print(f"{len(names)} recipes in {time.perf_counter() - start:.0f} s")
+    print(f"{len(names) - failed} passed, {failed} failed")  # the line that a reader of logs looks for
     return 1 if code or untested else 0
 
 

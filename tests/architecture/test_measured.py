@@ -24,7 +24,7 @@ def behaviour():
 @pytest.mark.parametrize("name", catalog.names())
 def test_what_was_measured_is_of_the_recipe_as_it_is(behaviour, name):
     found = behaviour.kept(name)
-    assert found, f"docs/measured/{name}.json is missing: write tests/behaviour/test_{name}.py and run `make behaviour`"
+    assert found, f"{behaviour.file_of(name)} is missing: write tests/behaviour/test_{name}.py and run `make behaviour`"
     now = behaviour.recipe_hash(name)
     assert found["recipe_hash"] == now, f"recipe {name!r} changed since it was measured: run `make behaviour`"
     assert found["columns"] and all(len(row) == len(found["columns"]) for row in found["rows"])
@@ -35,7 +35,7 @@ def test_what_was_measured_is_of_the_recipe_as_it_is(behaviour, name):
 
 def test_nothing_is_kept_of_recipes_that_are_gone():
     kept = {p.stem for p in (ROOT / "docs" / "measured").glob("*.json")}
-    assert kept <= set(catalog.names()), "delete the files of recipes that are no more"
+    assert kept <= {name.replace("_", "-") for name in catalog.names()}, "delete the files of recipes that are no more"
 
 
 def test_the_fingerprint_sees_a_change(behaviour, tmp_path, monkeypatch):
@@ -56,7 +56,7 @@ def test_each_recipe_comes_round(behaviour, tmp_path, monkeypatch):
     names = catalog.names()
     monkeypatch.setattr(behaviour, "MEASURED", tmp_path)
     for name in names[1:]:
-        (tmp_path / f"{name}.json").write_text(json.dumps({"recipe_hash": behaviour.recipe_hash(name)}))
+        behaviour.file_of(name).write_text(json.dumps({"recipe_hash": behaviour.recipe_hash(name)}))
     days = [behaviour.chosen(names, True, 3, day) for day in range(3)]
     assert all(names[0] in some for some in days)
     assert sorted(n for some in days for n in some if n != names[0]) == names[1:]

@@ -184,7 +184,7 @@ def test_verifiers_by_name_and_from_a_file(tmp_path):
     assert find(str(file))(row("ab")) == 1 and find(str(file))(row("abc")) == 0
     with pytest.raises(StoreError, match="no such file"):
         find(str(tmp_path / "none.py"))
-    for text, match in (("1/0", "ZeroDivisionError"), ("long = 3", "nothing callable named 'short'")):
+    for text, match in (("1/0", "ZeroDivisionError"), ("long = 3", "nothing of that kind named 'short'")):
         file.write_text(text)
         with pytest.raises(SettingError, match=match):
             find(str(file))

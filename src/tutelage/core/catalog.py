@@ -6,7 +6,6 @@ Nothing is registered by hand, so a new method edits no shared list. A file outs
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import types
@@ -15,7 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import SettingError, StoreError, TutelageError, unknown
+from .errors import SettingError, TutelageError, unknown
+from .outside import function_of
 from .recipe import Card, Recipe
 
 PACKAGE = "tutelage.recipes"
@@ -32,7 +32,9 @@ def names() -> list[str]:
 def find(name: str) -> Callable[..., Recipe]:
     """The recipe function of a name, or of a path to a Python file."""
     if name.endswith(".py"):
-        return _from_file(Path(name))
+        path = Path(name)
+        expected = f"a function {path.stem!r} marked with @recipe"
+        return function_of(path, "recipe file", expected, lambda found: hasattr(found, "card"))
     slug = name.replace("-", "_")
     if slug not in names():
         raise unknown("recipe", name, names(), "`tutelage list` shows them all.")
@@ -75,32 +77,6 @@ def build(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
             expected="all of its required arguments",
             remedy=f"`tutelage show {name}` lists them.",
         ) from error
-
-
-def _from_file(path: Path) -> Callable[..., Recipe]:
-    if not path.is_file():
-        raise StoreError(f"recipe file {path}", got="no such file", expected="a Python file", remedy="Check the path.")
-    spec = importlib.util.spec_from_file_location(f"tutelage_recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise SettingError(
-            f"recipe file {path}",
-            got=f"{type(error).__name__}: {error}",
-            expected="a file that imports",
-            remedy="Run it with python to see the whole traceback.",
-        ) from error
-    function = getattr(module, path.stem, None)
-    if function is None or not hasattr(function, "card"):
-        raise SettingError(
-            f"recipe file {path}",
-            got="no recipe in it",
-            expected=f"a function {path.stem!r} marked with @recipe",
-            remedy="Name the function like the file.",
-        )
-    return function
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -16,6 +16,7 @@ from ..core.scores import Head
 from .cache import take_rows
 from .causal import Causal, resting
 from .draw import Sampling, draw
+from .few import FewRows
 from .prefill import Prefilled, prefill
 
 __all__ = ["Sample", "Sampling", "sample"]
@@ -80,7 +81,7 @@ def sample(
         return []
     if isinstance(causal, Elsewhere):
         return causal.write(prompts, settings, seeds)
-    with torch.no_grad(), ExitStack() as stack:
+    with torch.no_grad(), FewRows(), ExitStack() as stack:
         for each in (causal, *(model for model, _ in others)):
             stack.enter_context(resting(each.model))
         return _Writer(causal, prompts, settings, seeds, others).run()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from ...core.errors import DataError, SettingError, StoreError, TutelageError, unknown
+from ...core.errors import DataError, SettingError, TutelageError, unknown
+from ...core.outside import function_of
 from ...core.record import Record
 from ...core.workspace import Workspace
 
@@ -115,7 +115,8 @@ def find(name: str) -> Verifier:
         SettingError: The file does not import, or holds no such function.
     """
     if name.endswith(".py"):
-        return _from_file(Path(name))
+        path = Path(name)
+        return function_of(path, "verifier", f"def {path.stem}(record) -> float")
     from .numbers import Number
     from .program import Passes
     from .schema import Schema
@@ -129,32 +130,6 @@ def find(name: str) -> Verifier:
     if name not in known:
         raise unknown("verifier", name, known, "Or give the path of a Python file with a function of its name.")
     return known[name]()
-
-
-def _from_file(path: Path) -> Verifier:
-    if not path.is_file():
-        raise StoreError(f"verifier {path}", got="no such file", expected="a Python file", remedy="Check the path.")
-    spec = importlib.util.spec_from_file_location(f"tutelage_verifier_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise SettingError(
-            f"verifier {path}",
-            got=f"{type(error).__name__}: {error}",
-            expected="a file that imports",
-            remedy="Run it with python to see the whole traceback.",
-        ) from error
-    found: Any = getattr(module, path.stem, None)
-    if not callable(found):
-        raise SettingError(
-            f"verifier {path}",
-            got=f"nothing callable named {path.stem!r}",
-            expected=f"def {path.stem}(record) -> float",
-            remedy="Name the function like the file.",
-        )
-    return cast(Verifier, found)
 
 
 def _is_cut(record: Record) -> bool:

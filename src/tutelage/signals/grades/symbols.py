@@ -1,6 +1,6 @@
 """Formulas that must mean the same: parsed by a small grammar of our own, compared by value at many places.
 
-Nothing of an answer is ever evaluated as Python, and nothing is simplified: both would let a text run for hours. Two
+Nothing of an answer is ever evaluated as Python, and no formula is rewritten: both would let a text run for hours. Two
 formulas that agree to 30 digits at eight random complex places are equal but for a coincidence.
 """
 
