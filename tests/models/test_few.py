@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch.nn.functional import linear
+from torch import nn
 
 from tutelage.core.scores import FEW, Head, few_rows
 from tutelage.models import few
-from tutelage.models.few import FewRows
+from tutelage.models.few import reading_weights_once
 
 
 @pytest.fixture
@@ -19,25 +19,30 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 7), (3, 1, 7), (FEW, 7), (2, 2, 2, 7)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_equals_the_library(shape, bias, calls):
-    g = torch.Generator().manual_seed(0)
-    x, w, b = torch.randn(shape, generator=g), torch.randn(5, 7, generator=g), torch.randn(5, generator=g)
-    arguments = (x, w, b) if bias else (x, w)
-    want = linear(*(t.double() for t in arguments))
-    with torch.no_grad(), FewRows():
-        got = linear(*arguments)
-    assert calls and got.shape == want.shape
-    assert torch.allclose(got.double(), want, atol=1e-5)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(7, 5, bias=bias), torch.randn(shape)
+    with torch.no_grad():
+        want = layer(x)
+        assert not calls
+        with reading_weights_once(layer):
+            got = layer(x)
+        assert calls and got.shape == want.shape and torch.allclose(got, want, atol=1e-6)
+        calls.clear()
+        layer(x)
+        assert not calls, "the layer is as it was"
 
 
 def test_left_alone(calls):
-    """Many rows, other types, none at all, and whatever needs a gradient."""
-    w = torch.randn(5, 7)
-    with FewRows():
-        linear(torch.randn(FEW + 1, 7), w)
-        linear(torch.randn(0, 7), w)
-        linear(torch.randn(2, 7).double(), w.double())
-        out = linear(torch.randn(2, 7, requires_grad=True), w)
-    assert not calls and out.requires_grad
+    """Many rows, none at all, other types, and whatever needs a gradient."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(7, 5), nn.Linear(7, 5).double())
+    with reading_weights_once(layers):
+        assert layers[0](torch.randn(2, 7)).requires_grad
+        with torch.no_grad():
+            layers[0](torch.randn(FEW + 1, 7))
+            layers[0](torch.randn(0, 7))
+            layers[1](torch.randn(2, 7).double())
+    assert not calls
 
 
 def test_a_heads_logits_of_a_few_rows():

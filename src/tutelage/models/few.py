@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.overrides import TorchFunctionMode
 
 from ..core.scores import FEW, few_rows
 
 
-class FewRows(TorchFunctionMode):
-    """While it is in force, linear maps of up to ``FEW`` rows on a processor multiply the other way round.
+@contextmanager
+def reading_weights_once(model: nn.Module) -> Iterator[None]:
+    """While it is in force, linear layers on a processor multiply up to ``FEW`` rows the other way round.
 
     ``(W x^T)^T`` is ``x W^T``; the library's own routine for the latter copies the weight into blocks at each call,
-    which costs two to four times what reading it does. Results agree to rounding.
+    which costs two to four times what reading it does. Results agree to rounding; there is no gradient.
     """
+    layers = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m) and _fits(m)]
+    for layer in layers:
+        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is linear and not kwargs and 2 <= len(args) <= 3 and _fits(args[0], args[1]):
-            x, weight = args[0], args[1]
-            out = few_rows(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], weight.shape[0])
-            return out if len(args) == 2 or args[2] is None else out + args[2]
-        return func(*args, **(kwargs or {}))
+
+def _fits(layer: nn.Linear) -> bool:
+    return layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
 
 
-def _fits(x: Tensor, weight: Tensor) -> bool:
-    on_processor = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    moves = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return on_processor and not moves and weight.dim() == 2 and 0 < x.numel() <= FEW * x.shape[-1]
+def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
+    if torch.is_grad_enabled() or x.dtype != torch.float32 or not 0 < x.numel() <= FEW * x.shape[-1]:
+        return linear(x, layer.weight, layer.bias)
+    out = few_rows(x.reshape(-1, x.shape[-1]), layer.weight.T).view(*x.shape[:-1], layer.out_features)
+    return out if layer.bias is None else out.add_(layer.bias)

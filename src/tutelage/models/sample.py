@@ -16,7 +16,7 @@ from ..core.scores import Head
 from .cache import take_rows
 from .causal import Causal, resting
 from .draw import Sampling, draw
-from .few import FewRows
+from .few import reading_weights_once
 from .prefill import Prefilled, prefill
 
 __all__ = ["Sample", "Sampling", "sample"]
@@ -81,9 +81,10 @@ def sample(
         return []
     if isinstance(causal, Elsewhere):
         return causal.write(prompts, settings, seeds)
-    with torch.no_grad(), FewRows(), ExitStack() as stack:
+    with torch.no_grad(), ExitStack() as stack:
         for each in (causal, *(model for model, _ in others)):
             stack.enter_context(resting(each.model))
+            stack.enter_context(reading_weights_once(each.model))
         return _Writer(causal, prompts, settings, seeds, others).run()
 
 
