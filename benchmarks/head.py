@@ -30,7 +30,7 @@ class Says:
     """A voice over given scores."""
 
     slot: str
-    scores: Lazy
+    scores: Any
 
     def slots(self) -> frozenset[str]:
         return frozenset({self.slot})

@@ -87,8 +87,8 @@ def run(device: str, quick: bool) -> Result:
     shapes = {n: dict(zip("PDV", s, strict=True)) for n, s in (QUICK if quick else SETTINGS).items()}
     return Result(
         "loss_core",
-        "Loss and gradients of hidden states and head, float32, median of 5 after 1, each arm in a fresh process of one "
-        "environment. Peak: memory added to the inputs, the gradients included. Errors: relative to float64 on 64 "
+        "Loss and gradients of hidden states and head, float32, median of 5 after 1, each arm in a fresh process of "
+        "one environment. Peak: memory added to the inputs, the gradients included. Errors: relative to float64 on 64 "
         "positions. The four products alone (both logits, both gradients) are what no exact loss can go below.",
         {"shapes": shapes, "seed": 0, "environment": versions},
         ("setting", "divergence", "arm", "seconds", "times ours", "peak MB", "peak, times ours", "gradient error",

@@ -20,92 +20,41 @@ from tutelage.core import node
 from tutelage.core.batch import Batch, Units, View
 from tutelage.core.context import Context
 from tutelage.models.causal import Causal
-from tutelage.running.api import run as run_file
 from tutelage.signals.divergences import kl_reverse
 from tutelage.signals.match import Match
-from tutelage.training.log import Silent
 
-from . import peers
+from . import follow, peers
 from .common import Result, highest, start_peak
 from .head import Says
-from .pair import LAYERS, PROBLEMS, TEACHER, pair, problems
+from .pair import LAYERS, pair, problems
 
 ROWS, TOKENS, STEPS = 4, 64, 6
 
 
-class Follow(Silent):
-    """Seconds and positions of each step, and the most memory held while training."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def stage(self, name: str, steps: int, done: int) -> None:
-        start_peak("cpu")
-
-    def step(self, row: dict[str, Any]) -> None:
-        self.rows.append(row | {"peak": highest("cpu")})
-
-
 def ours(steps: int) -> dict[str, Any]:
     """A run of the recipe ``opd``."""
-    follow = Follow()
-    with tempfile.TemporaryDirectory() as folder:
-        run_file(
-            {
-                "recipe": "opd",
-                "name": "on-policy",
-                "output": folder,
-                "args": {"max_tokens": TOKENS},
-                "models": {"teacher": {"load": TEACHER}, "student": {"shrink": {"layers": LAYERS, "refit": False}}},
-                "data": {
-                    "train": {
-                        "path": PROBLEMS,
-                        "columns": {"prompt": "question", "completion": "answer"},
-                        "chat": True,
-                        "limit": 64,
-                    }
-                },
-                "train": {"steps": steps, "batch_size": ROWS, "learning_rate": 1e-5},
-            },
-            listener=follow,
-        )
-    return {
-        "seconds": [row["time"] for row in follow.rows],
-        "tokens": [row["positions"] for row in follow.rows],
-        "peak": max(row["peak"] for row in follow.rows),
-        "loss": follow.rows[0]["loss"],
-    }
+    return follow.ours("opd", {"max_tokens": TOKENS}, {"steps": steps, "batch_size": ROWS})
 
 
 def trl(steps: int, bf16: bool) -> dict[str, Any]:
     """TRL's ``DistillationTrainer`` with its defaults but for what the setting names."""
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import DistillationConfig, DistillationTrainer  # pyright: ignore[reportMissingImports]
 
     teacher, student = pair("cpu")
     rows = [{"prompt": [{"role": "user", "content": r.pieces[0].content}]} for r in problems(64)]
-    taken: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            taken.append(time.perf_counter() - self.start)
-
+    watch, taken = follow.clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(
             model=student.inner.float(),
             teacher_model=teacher.inner,
             args=DistillationConfig(
                 output_dir=folder, per_device_train_batch_size=ROWS, max_completion_length=TOKENS, beta=1.0, bf16=bf16,
-                use_cpu=True, max_steps=steps, learning_rate=1e-5, gradient_checkpointing=False, report_to=[],
-                save_strategy="no", logging_steps=1, seed=0, disable_tqdm=True,
+                max_steps=steps, **follow.PLAIN,
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=student.tokenizer,
-            callbacks=[Clock()],
+            callbacks=[watch],
         )  # fmt: skip
         compared, extra = _compare(trainer, teacher, student)
         start_peak("cpu")
