@@ -20,7 +20,7 @@ from .common import fresh as here
 from .head import DIVERGENCES, Inputs
 from .rivals import BETAS, RIVALS
 
-SETTINGS = {"large": (1024, 576, 49_152), "small": (1024, 256, 32_768)}
+SETTINGS = {"SmolLM2": (1024, 576, 49_152)}
 QUICK = {"quick": (64, 32, 2048)}
 SLICE = 64  # positions of the comparison with float64
 OURS = ("ours", "dense", "the four products")

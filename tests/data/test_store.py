@@ -79,7 +79,7 @@ def test_damage_is_named(tmp_path, rows):
 
 def test_what_json_cannot_hold_is_refused_and_nothing_written(tmp_path, rows):
     store = RowStore(tmp_path / "s", KEY)
-    with pytest.raises(StoreError, match="TensorStore"):
+    with pytest.raises(StoreError, match="cache"):
         store.append([rows[0], Record("bad", (), {"x": object()})])
     store.append(rows)
     assert list(RowStore(tmp_path / "s", KEY).records()) == rows

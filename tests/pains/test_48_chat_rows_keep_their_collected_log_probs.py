@@ -1,15 +1,14 @@
-"""Elsewhere a chat template failed on data with log-probs collected before."""
+"""Pain 48: elsewhere a chat template failed on data with log-probs collected before, and one reader starved training."""
 
 import json
 
 import torch
 
 from tutelage.core.record import Record
+from tutelage.data.cached import Cache, Exact, answer, opened
 from tutelage.data.collate import Collate
-from tutelage.data.saying import TopScores
 from tutelage.data.steps.ask import Ask
 from tutelage.data.store import RowStore
-from tutelage.data.tensors import Said, TensorStore
 
 
 def test_notes_and_cached_scores_survive_the_store_and_the_template(kit, ws, tokenizer, tmp_path):
@@ -19,16 +18,11 @@ def test_notes_and_cached_scores_survive_the_store_and_the_template(kit, ws, tok
     rows = [Record.from_dict(json.loads(json.dumps(r.to_dict()))) for r in store.records()]
     assert rows == first
     collate = Collate(tokenizer, 128)
-    holds = TopScores(8, len(tokenizer))
-    cache = TensorStore(tmp_path / "cache", {"weights": "w0"}, holds)
-    for row in rows:
-        batch = collate([row])
-        with torch.no_grad():
-            scores = ws.models["student"].predict(batch.views["main"], frozenset({"next"}))["next"].at(slice(None))
-        cache.append([Said(row.id, row.pieces[-1].ids, holds.of(scores))])
-        noted, target = batch.notes["tokens.log_prob"], batch.units["tokens"].target
-        kept = cache.scores(row.id, row.pieces[-1].ids).at(slice(None))
-        is_kept = (cache.get(row.id, row.pieces[-1].ids)["ids"] == target.unsqueeze(1)).any(1)
-        assert len(noted) == len(target) == len(kept) == len(row.pieces[-1].ids)
-        own = kept.gather(1, target.unsqueeze(1)).squeeze(1)
-        torch.testing.assert_close(own[is_kept], noted[is_kept], rtol=1e-4, atol=1e-4)
+    cache = Cache(tmp_path / "cache", {"weights": "w0"}, Exact(8, len(tokenizer)))
+    ask = lambda view: ws.models["student"].predict(view, frozenset({"next"}))["next"]
+    with torch.no_grad():
+        answer(cache, collate(first).views["main"], ask)
+    batch = Collate(tokenizer, 100, pack=True)(rows)  # another grid, and rows that were stored and read
+    said = answer(opened(tmp_path / "cache"), batch.views["main"], None).at(slice(None))
+    own = said.gather(1, batch.units["tokens"].target.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(own, batch.notes["tokens.log_prob"], rtol=1e-4, atol=1e-4)

@@ -126,7 +126,7 @@ def test_6_left_out_tokens_cost_no_head_work_and_the_gradient_is_that_of_dense_a
     plan, ready, counts = parts(s, term(share=0.2))
     rows = []
     raw = Head.raw
-    monkeypatch.setattr(Head, "raw", lambda head, hidden: rows.append(len(hidden)) or raw(head, hidden))
+    monkeypatch.setattr(Head, "raw", lambda head, hidden, out=None: rows.append(len(hidden)) or raw(head, hidden, out))
     loss_of(plan, ready, counts, None, Progress(), Outcome()).backward()
     assert rows == [10, 10], "a row of student's and teacher's head for each kept token, and no other"
     hidden, weight = (t.detach().clone().requires_grad_() for t in (s.hidden, s.weight))

@@ -1,6 +1,6 @@
 """A small server in a process of its own, for the tests: a real model behind the paths of vLLM, and faults on demand.
 
-python loopback.py FOLDER     serves the model of a folder; prints its port. POST /control sets what goes wrong.
+python loopback.py FOLDER [PORT]     serves the model of a folder; prints its port. POST /control sets what goes wrong.
 """
 
 from __future__ import annotations
@@ -143,6 +143,6 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     Handler.state = State(sys.argv[1])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", int((sys.argv[2:] or [0])[0])), Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

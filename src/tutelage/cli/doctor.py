@@ -22,8 +22,10 @@ from ..running.runner import versions
 FEATURES = {
     "Parquet and `datasets` folders": ("datasets", "pip install 'tutelage[data]'"),
     "LoRA students": ("peft", "pip install 'tutelage[lora]'"),
+    "compressed teacher caches": ("constriction", "pip install 'tutelage[cache]'"),
     "teachers in eight bits": ("torchao", "pip install 'tutelage[quantise]'"),
     "teachers behind a server": ("httpx", "pip install 'tutelage[remote]'"),
+    "rows written on a Ray cluster": ("ray", "pip install 'tutelage[ray]'"),
     "answers checked by a JSON schema": ("jsonschema", "pip install 'tutelage[grades]'"),
     "reasoning-gym tasks": ("reasoning_gym", "pip install 'tutelage[tasks]'"),
     "benchmark tasks": ("lm_eval", "pip install 'tutelage[harness]'"),

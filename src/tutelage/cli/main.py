@@ -99,6 +99,11 @@ def plan(
     set: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
     timed: bool = True,
     json: bool = False,
+    gpus: int = 0,
+    gpu_memory: float = 80,
+    gpu_flops: float = 989e12,
+    gpu_bandwidth: float = 50,
+    utilisation: float = 0.4,
 ) -> None:
     """Say what a run will load, take and write, without doing it; refuses what cannot work before weights load.
 
@@ -114,13 +119,56 @@ def plan(
         Load the models and time a few steps of each stage; without it, time is not estimated.
     json:
         Print JSON instead of tables.
+    gpus:
+        Also work out, on paper, a training step on so many GPUs; models with `shard = true` are split over them.
+    gpu_memory:
+        Gigabytes of each.
+    gpu_flops:
+        Peak operations a second of each, in the run's precision.
+    gpu_bandwidth:
+        Gigabytes a second between them.
+    utilisation:
+        The share of the peak that is reached.
     """
     from ..running import api
     from ..running.plan import plan as make
+    from ..running.scale import Machines
     from . import tables
 
-    made = make(api.resolve(file, set or ()), timed=timed)
+    machines = Machines(gpus, gpu_memory * 1e9, gpu_flops, utilisation, gpu_bandwidth * 1e9) if gpus else None
+    made = make(api.resolve(file, set or ()), timed=timed, machines=machines)
     tables.show_plan(console, made, as_json=json)
+
+
+@app.command
+def cache(
+    file: Path,
+    /,
+    *,
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
+    json: bool = False,
+) -> None:
+    """Write what a run's teachers say of its data into their caches, before the run; started again, it goes on.
+
+    Example: tutelage cache my.toml --set models.teacher.cache=cache/teacher
+
+    Parameters
+    ----------
+    file:
+        The RunFile; a model with a cache has `cache = "FOLDER"` in its table.
+    set:
+        A dotted key and a value on top of the file.
+    json:
+        Print JSON instead of a table.
+    """
+    from ..running import api
+    from . import tables
+    from .progress import Live
+
+    resolved = api.resolve(file, set or ())
+    with Live(errors) as live:
+        found = api.cache(resolved, listener=live)
+    tables.show_caches(console, found, as_json=json)
 
 
 @app.command

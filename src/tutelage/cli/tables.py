@@ -24,6 +24,11 @@ def show_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
     _amounts(console, "loads", {**plan.loads, **{f"data {k}": f"{n} rows" for k, n in plan.records.items()}})
     _amounts(console, "memory at the peak", _with_total(plan.memory))
     _amounts(console, "on disk", _with_total(plan.disk))
+    for stage, took in plan.machines.items():
+        _amounts(console, f"stage {stage}, on each GPU", _with_total(took["memory"]))
+        step = f"{took['step_seconds']:.3g} s a step ({took['computing_seconds']:.3g} s computing, "
+        step += f"{took['exchanging_seconds']:.3g} s exchanging), {took['positions_per_second']:,.0f} positions/s"
+        console.print(Text(f"{'fits' if took['fits'] else 'does not fit'}; {step}", style="bold"))
     table = Table(title="stages", title_justify="left", box=None, pad_edge=False)
     for column in ("stage", "does", "steps", "tokens", "time"):
         table.add_column(column, justify="right" if column in ("steps", "tokens", "time") else "left")
@@ -77,6 +82,18 @@ def show_comparison(console: Console, differences: Sequence[Difference], *, as_j
         )
         table.add_row(*row, style={"better": "green", "worse": "red"}.get(d.verdict, ""))
     console.print(table)
+
+
+def show_caches(console: Console, found: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print what caches hold and how true they are."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for slot, report in found.items():
+        flat = {**report, **{f"fidelity, {k}": v for k, v in report.get("fidelity", {}).items()}}
+        told = {k.replace("_", " "): v for k, v in flat.items() if isinstance(v, (str, int, float))}
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in told.items()}
+        _amounts(console, escape(f"cache of {slot}"), shown)
 
 
 def duration(seconds: float | None) -> str:

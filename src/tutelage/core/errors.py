@@ -66,9 +66,13 @@ class StoreError(TutelageError, OSError):
 
 
 class ServerError(TutelageError, ConnectionError):
-    """A model's server is down, slow, refuses, or is no longer the same; ``status`` is its HTTP status, 0 for none."""
+    """A model's server is down, slow, refuses, or is no longer the same; ``status`` is its HTTP status, 0 for none.
+
+    ``passing`` is True where it could not be reached, which says nothing of the model that it holds.
+    """
 
     status = 0
+    passing = False
     __str__ = TutelageError.__str__
 
 

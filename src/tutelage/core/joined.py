@@ -1,12 +1,14 @@
-"""A round's micro-batches as one batch, for weights that relate units across it.
+"""A round's micro-batches, those of all processes, as one batch: for weights that relate units across it.
 
 What a weight reads of the voices was computed micro-batch by micro-batch; only the values, a number a unit, are joined.
-So the share of units that is kept, and which, does not depend on how the round was split.
+So the share of units that is kept, and which, depends neither on how the round was split nor on who held which part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,18 +19,57 @@ from .errors import NeedError
 from .signal import Couples, Read, Signal
 
 
+class Peers(Protocol):
+    """The processes of a run, as one of them sees them."""
+
+    @property
+    def rank(self) -> int:
+        """This one's number."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A run of one process."""
+
+    rank: int = 0
+    world: int = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """The one value."""
+        return [value]
+
+
 class Joined(Context):
     """The contexts of a round's micro-batches, asked as one: without gradients, and only for numbers a unit.
 
+    All processes make it and ask the same signals of it, in the same order.
+
     Args:
-        contexts: One a micro-batch, in order.
+        contexts: One a micro-batch of this process, in order; may be none where there are several processes.
+        peers: The processes.
+        like: A context on the same device and at the same step.
     """
 
-    def __init__(self, contexts: Sequence[Context]) -> None:
-        first = contexts[0]
-        batch = joined([c.batch for c in contexts])
-        super().__init__(batch, {}, {}, frozenset(), first.workspace, first.progress)
-        self.contexts = tuple(contexts)
+    def __init__(self, contexts: Sequence[Context], peers: Peers | None = None, like: Context | None = None) -> None:
+        like = like or contexts[0]
+        self.contexts, self.peers = tuple(contexts), peers or Alone()
+        self._like = like.batch.units["tokens"].row
+        parts = self.peers.gather([_bare(c.batch) for c in contexts])
+        before = [b for part in parts[: self.peers.rank] for b in part]
+        # where this process's units begin among those of all
+        self._start = {name: sum(len(b.units[name]) for b in before) for name in like.batch.units}
+        whole = joined([b for part in parts for b in part]).to(self._like.device)
+        super().__init__(whole, {}, {}, frozenset(), like.workspace, like.progress)
 
     @property
     def quiet(self) -> Context:
@@ -51,14 +92,18 @@ class Joined(Context):
         )
 
     def split(self, values: Tensor, over: str) -> list[Tensor]:
-        """Values of the whole round by micro-batch."""
-        return list(values.split([len(c.units(over)) for c in self.contexts]))
+        """Values of the whole round, those of this process's micro-batches."""
+        sizes = [len(c.units(over)) for c in self.contexts]
+        return list(values[self._start[over] :][: sum(sizes)].split(sizes))
 
     def _each(self, signal: Signal) -> Tensor:
-        values = [c.still(signal) for c in self.contexts]
+        own = [c.still(signal) for c in self.contexts]
+        if signal.over:
+            own = [v.expand(len(c.units(signal.over))) for v, c in zip(own, self.contexts, strict=True)]
+        values = [v.to(self._like.device) for part in self.peers.gather([v.cpu() for v in own]) for v in part]
         if signal.over == "":
             return values[0] if values[0].dim() == 0 else full(float(values[0][0]), 1, values[0])[0]
-        return torch.cat([v.expand(len(c.units(signal.over))) for v, c in zip(values, self.contexts, strict=True)])
+        return torch.cat(values)
 
 
 def couples(signal: Signal) -> bool:
@@ -85,6 +130,12 @@ def joined(batches: Sequence[Batch]) -> Batch:
     if all(g is not None for g in groups):
         group = torch.cat([g + start for g, start in zip(groups, starts, strict=True) if g is not None])
     return Batch(tuple(r for b in batches for r in b.records), units, {}, notes, group)
+
+
+def _bare(batch: Batch) -> Batch:
+    """What can be sent: units, notes and groups; of the records all but their texts."""
+    records = tuple(replace(r, pieces=()) for r in batch.records)
+    return replace(batch, records=records, views={}).to(torch.device("cpu"))
 
 
 def _units(name: str, batches: Sequence[Batch], starts: Sequence[int]) -> Units:

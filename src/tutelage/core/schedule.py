@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -103,6 +103,10 @@ class Memory:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
+
+    def joined(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """One state of those that several processes held, for a run that goes on with another number of them."""
+        return states[0]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -54,11 +55,12 @@ class Live(Source, Memory):
     def take(self, progress: Progress, ws: Workspace, size: int, slots: Sequence[int]) -> list[list[Record]]:
         """The round's rows, generated at the round's first step."""
         number = progress.step // self.reuse
-        key = [progress.stage, number, size, *slots]
-        if key != self._key:
+        key, held = [progress.stage, number, size], self._key[3:]
+        if self._key[:3] != key or not set(slots) <= set(held):
             self._round = self._run(progress, number, ws, size, slots)
-            self._key = key
-        return [list(group) for group in self._round]
+            self._key, held = [*key, *slots], list(slots)
+        place = {slot: number for number, slot in enumerate(held)}
+        return [list(self._round[place[slot]]) for slot in slots]
 
     def _run(
         self, progress: Progress, number: int, ws: Workspace, size: int, slots: Sequence[int]
@@ -86,6 +88,14 @@ class Live(Source, Memory):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a saved round."""
         self._key, self._round = list(state["key"]), _load(state["round"])
+
+    def joined(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The parts of the round as one, from which any number of processes takes its slots."""
+        keys = [state["key"] for state in states]
+        if any(key[:3] != keys[0][:3] for key in keys):
+            return states[0]
+        slots = [slot for key in keys for slot in key[3:]]
+        return {"key": [*keys[0][:3], *slots], "round": [group for state in states for group in state["round"]]}
 
 
 @dataclass(eq=False)
@@ -137,6 +147,10 @@ class Replay(Source, Memory):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a saved memory."""
         self._past = _load(state["past"])
+
+    def joined(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What all processes held, oldest of each first."""
+        return {"past": [group for groups in zip_longest(*(s["past"] for s in states)) for group in groups if group]}
 
 
 def _distinct(groups: list[list[Record]]) -> list[list[Record]]:

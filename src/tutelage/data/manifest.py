@@ -73,6 +73,19 @@ def open_manifest(folder: Path, key: Mapping[str, str], facts: Mapping[str, Any]
     return replace(found, key=dict(key))
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a store that exists.
+
+    Raises:
+        StoreError: There is none, or it cannot be read.
+    """
+    if not (folder / NAME).is_file():
+        raise StoreError(
+            str(folder), got=f"no {NAME}", expected="the folder of a store", remedy="Check the path, or make the store."
+        )
+    return _read(folder / NAME)
+
+
 def _read(path: Path) -> Manifest:
     try:
         value = json.loads(path.read_bytes())

@@ -16,10 +16,11 @@ from typing import Any
 from ..core.errors import SettingError, StoreError
 from ..core.record import Record
 from ..core.workspace import Workspace
+from .engines.local import Engine, Local
 from .files import append, mend_tail
 from .hashing import hash_bytes, hash_records
 from .manifest import Manifest, open_manifest
-from .pipeline import reads_of, run_steps
+from .pipeline import reads_of
 
 
 class RowStore:
@@ -110,12 +111,17 @@ class RowStore:
 
 
 def generate(
-    steps: Sequence[Any], prompts: Sequence[Record], ws: Workspace, store: RowStore, batch_size: int = 32
+    steps: Sequence[Any],
+    prompts: Sequence[Record],
+    ws: Workspace,
+    store: RowStore,
+    batch_size: int = 32,
+    engine: Engine | None = None,
 ) -> Iterator[int]:
     """Run the steps over the prompts batch by batch into a store; yields the batches done so far, out of all.
 
     Batch i is prompts ``i * batch_size`` to ``(i + 1) * batch_size``, whether or not a run was stopped before: a run
-    that goes on gives the file of an undisturbed run, byte for byte.
+    that goes on gives the file of an undisturbed run, byte for byte, on any engine.
 
     Raises:
         SettingError: A step reads more than a batch holds.
@@ -133,16 +139,16 @@ def generate(
                 expected="steps that read rows or groups, because rows are stored batch by batch",
                 remedy="Run that step with run_steps over the finished store.",
             )
-    return _generate(steps, prompts, ws, store, batch_size)
+    return _generate(steps, prompts, ws, store, batch_size, engine or Local())
 
 
 def _generate(
-    steps: Sequence[Any], prompts: Sequence[Record], ws: Workspace, store: RowStore, batch_size: int
+    steps: Sequence[Any], prompts: Sequence[Record], ws: Workspace, store: RowStore, batch_size: int, engine: Engine
 ) -> Iterator[int]:
     total = -(-len(prompts) // batch_size)
-    for number in range(store.manifest.num_done, total):
-        batch = prompts[number * batch_size : (number + 1) * batch_size]
-        rows = list(run_steps(steps, batch, ws))
+    left = range(store.manifest.num_done, total)
+    batches = (prompts[number * batch_size : (number + 1) * batch_size] for number in left)
+    for number, rows in zip(left, engine(steps, batches, ws), strict=True):
         # rows that are there come from this batch, stopped before it was noted as done
         store.append([row for row in rows if row.id not in store])
         store.done(number + 1, complete=number + 1 == total)
@@ -207,5 +213,5 @@ def _line(record: Record) -> bytes:
             f"record {record.id!r}",
             got=f"what JSON cannot hold: {error}",
             expected="text, numbers, lists and mappings in fields and notes",
-            remedy="Keep tensors in a TensorStore and refer to them by name.",
+            remedy="Keep what a teacher says in its cache (models.SLOT.cache) and other tensors in files.",
         ) from error

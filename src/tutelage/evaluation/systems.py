@@ -12,6 +12,7 @@ from ..core.ledger import Ledger
 from ..core.recipe import Evaluate
 from ..core.record import Record
 from ..core.workspace import Workspace
+from ..data.engines import Engine
 from ..data.store import RowStore, generate, row_key
 from . import samples
 from .evaluate import plain
@@ -24,6 +25,7 @@ def measure_systems(
     prompts: Sequence[Record],
     ws: Workspace,
     folder: Path,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Run each system of a stage over the prompts and measure what comes out.
 
@@ -35,13 +37,14 @@ def measure_systems(
         prompts: What they are asked.
         ws: The workspace; its ledger is charged with everything.
         folder: Rows go to ``<folder>/<stage>-<system>``.
+        engine: Where the chains run; this process by default.
 
     Returns:
         For each system ``num_prompts``, ``num_rows`` (what came out of the chain), ``text`` (figures of the answers),
         ``cost`` (calls, tokens, seconds and money by account, dropped samples included, and their ``total``), and what
         each metric gives, by its name.
     """
-    return {name: _measured(stage, name, prompts, ws, folder) for name in stage.systems}
+    return {name: _measured(stage, name, prompts, ws, folder, engine) for name in stage.systems}
 
 
 def _measured(
@@ -50,6 +53,7 @@ def _measured(
     prompts: Sequence[Record],
     ws: Workspace,
     folder: Path,
+    engine: Engine | None,
 ) -> dict[str, Any]:
     steps, at = stage.systems[name], folder / f"{stage.name}-{name}"
     own = replace(ws.within(*ws.path, name), ledger=Ledger())
@@ -57,7 +61,7 @@ def _measured(
     store, file = RowStore(at, row_key(steps, asked, own, BATCH)), at / "ledger.json"
     if file.exists():
         own.ledger.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
-    for _ in generate(steps, asked, own, store, BATCH):
+    for _ in generate(steps, asked, own, store, BATCH, engine):
         file.write_text(json.dumps(own.ledger.state_dict()), encoding="utf-8")
     rows = list(store.records())
     costs = own.ledger.state_dict()

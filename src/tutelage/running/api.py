@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SettingError
+from ..core.workspace import Workspace
 from ..data import corpus
 from ..data.collate import Collate
 from ..evaluation.evaluate import evaluate as measure
@@ -18,7 +19,7 @@ from ..models.causal import Causal
 from ..models.load import load
 from ..models.sample import Sampling
 from ..training.log import Listener, Silent
-from . import runfile
+from . import assemble, caching, runfile
 from .runfile import DataSettings, RunFile
 from .runner import Runner
 
@@ -78,6 +79,37 @@ def run(
         TutelageError: With where, what was found, what was expected and what to do.
     """
     return Finished(Runner(resolve(source, overrides), listener or Silent(), command)())
+
+
+def cache(
+    source: str | Path | Mapping[str, Any] | RunFile,
+    *,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write what the cached teachers of a run say of its stored data; by slot, what the cache then is.
+
+    Args:
+        source: A path, a mapping of the same shape, or a RunFile whose models name a ``cache``.
+        overrides: ``a.b=c`` texts on top of a file.
+        listener: Who follows.
+
+    Raises:
+        TutelageError: What ``run`` would raise for the same settings; what was written is kept.
+    """
+    resolved, follow = resolve(source, overrides), listener or Silent()
+    recipe = assemble.recipe_of(resolved)
+    if not caching.cached_slots(resolved):
+        raise SettingError(
+            "tutelage cache",
+            got="models without a cache",
+            expected="one or more with a folder",
+            remedy='Add cache = "FOLDER" to the table [models.teacher], or --set models.teacher.cache=FOLDER.',
+        )
+    workspace = Workspace(resolved.folder, resolved.seed)
+    assemble.load_data(resolved, workspace, follow.note)
+    assemble.load_models(resolved, recipe, workspace, resolved.folder, follow.note)
+    return caching.fill(recipe, resolved, workspace, assemble.collate_for, follow)
 
 
 def evaluate(

@@ -35,8 +35,10 @@ from ..models.quantise import quantised
 from ..surgery.shrink import Shrink
 from ..training.settings import TrainSettings
 from ..voices.align import foreign_slots
-from . import far
+from ..voices.cached import Stored
+from . import apart, caching, far
 from .runfile import ModelSettings, RunFile, ShrinkSettings
+from .work import engine_of
 
 Say = Callable[[str], None]
 
@@ -75,7 +77,10 @@ def recipe_of(run: RunFile) -> Recipe:
             expected=f"also {', '.join(sorted(absent))}",
             remedy="Name it under [models].",
         )
+    caching.check(recipe, run)
     far.check_gives(recipe, run)
+    apart.check_split(run, recipe)
+    engine_of(run)
     _check_slots(run, recipe)
     return recipe
 
@@ -129,13 +134,17 @@ def load_models(
     """Fill the model slots: loaded ones first, then those cut out of others; then check that they agree."""
     for slot, settings in run.models.items():
         if settings.load is not None:
+            # what is split comes to the device part by part: the whole might not fit
+            place = "cpu" if settings.shard else device
             workspace.models[slot] = load(
-                settings.load, dtype=settings.dtype, device=device, trust_remote_code=settings.trust_remote_code
+                settings.load, dtype=settings.dtype, device=place, trust_remote_code=settings.trust_remote_code
             )
     for slot, settings in run.models.items():
         if settings.shrink is not None:
-            workspace.models[slot] = _shrunk(slot, settings.shrink, workspace, folder, device)
+            place = "cpu" if settings.shard else device
+            workspace.models[slot] = _shrunk(slot, settings.shrink, workspace, folder, place)
     far.connect(run, workspace, folder)
+    caching.stand_in(run, workspace)
     said: list[str] = []
     for slot, settings in run.models.items():
         if slot != "teacher" and "teacher" in workspace.models:
@@ -154,6 +163,7 @@ def load_models(
             workspace.models[slot] = adapted(
                 workspace.models[slot], rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=run.seed
             )
+    caching.connect(run, workspace, say)
 
 
 def build_parts(stage: Train, workspace: Workspace, device: Any = "cpu") -> None:
@@ -180,6 +190,8 @@ def _speak(recipe: Recipe, teacher: Any, other: Any, adopt: bool) -> Sequence[st
     """Check that two models can work together in a recipe; what is worth a note."""
     if far.is_far(other):
         return ()
+    if isinstance(teacher, Stored):
+        return caching.agree(teacher, other)
     if isinstance(teacher, Encoder) or isinstance(other, Encoder):
         return same_words(teacher, other)
     if far.is_far(teacher) and same_tokens(teacher, other):

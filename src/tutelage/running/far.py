@@ -13,6 +13,7 @@ from ..core.workspace import Workspace
 from ..models.load import load_tokenizer, reads_both_ways
 from ..models.tokens import vocabulary
 from ..voices.remote import Remote, Server
+from . import caching
 from .runfile import RunFile, ServerSettings
 
 
@@ -30,6 +31,7 @@ def check_gives(recipe: Recipe, run: RunFile) -> None:
     servers = {slot: m.server for slot, m in run.models.items() if m.server is not None}
     gives = {slot: STATES if _is_encoder(run, slot) else WHITE_BOX for slot in run.models}
     gives |= {slot: LOG_PROBS if server.top_k else TEXT for slot, server in servers.items()}
+    gives |= caching.gives(run)
     check(recipe, gives)
     for slot, server in servers.items():
         if "weights" in needs(recipe).get(slot, ()):
@@ -94,8 +96,9 @@ def agree_far(far: Any, student: Any) -> tuple[str, ...]:
 
 
 def _remote(slot: str, s: ServerSettings, tokenizer: Any, folder: Path) -> Remote:
-    server = Server(s.url, s.model, s.api_key_env, s.timeout_seconds, s.retry_seconds, s.concurrency)
-    return Remote(slot, server, tokenizer, top_k=s.top_k, watch_seconds=s.watch_seconds, folder=folder / "answers")
+    server = Server(s.url, s.model, s.api_key_env, s.timeout_seconds, s.retry_seconds, s.concurrency, s.also)
+    kept: dict[str, Any] = {"folder": folder / "answers", "rounded": s.rounded}
+    return Remote(slot, server, tokenizer, top_k=s.top_k, watch_seconds=s.watch_seconds, **kept)
 
 
 def _needs(slot: str, got: str, expected: str, remedy: str) -> NeedError:

@@ -29,6 +29,7 @@ from . import assemble
 from .bits import comparable
 from .runfile import ModelSettings, RunFile
 from .runner import GENERATE_BATCH
+from .scale import Machines, Role, estimate
 
 TIMED_STEPS = 3
 LIBRARIES_BYTES = 750_000_000
@@ -65,6 +66,7 @@ class Plan:
         disk: Bytes by what is written.
         stages: Each stage.
         notes: What should be known before.
+        machines: By Train stage, what a step takes on the GPUs that were asked about (``scale.Estimate``).
     """
 
     loads: dict[str, str] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Plan:
     disk: dict[str, int] = field(default_factory=dict)
     stages: list[StagePlan] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form with totals."""
@@ -80,13 +83,14 @@ class Plan:
         return {**asdict(self), "total": total}
 
 
-def plan(run: RunFile, *, timed: bool = True) -> Plan:
+def plan(run: RunFile, *, timed: bool = True, machines: Machines | None = None) -> Plan:
     """Check a run and estimate what it takes; what cannot work is refused before weights load.
 
     Args:
         run: The RunFile.
         timed: Also load the models and time a few steps of each stage, in a temporary folder. A student that is cut
             out of another model is cut without its closed-form repair, which changes no time but its own.
+        machines: GPUs to work out a step on, on paper.
 
     Raises:
         TutelageError: What ``run`` would raise for the same settings.
@@ -96,11 +100,13 @@ def plan(run: RunFile, *, timed: bool = True) -> Plan:
     ws = Workspace(run.folder, run.seed)
     assemble.load_data(run, ws, made.notes.append)
     made.records = {name: len(rows) for name, rows in ws.data.items()}
-    costs = {slot: cost(_config(run, slot)) for slot, model in run.models.items() if model.server is None}
+    costs = {slot: cost(_config(run, slot)) for slot, model in run.models.items() if model.load or model.shrink}
     for slot, settings in run.models.items():
         made.loads[slot] = _source(settings)
     made.memory = _memory(run, recipe, costs)
     made.disk = _disk(run, recipe, costs)
+    if machines is not None:
+        made.machines = _on_machines(run, recipe, costs, machines)
     if timed:
         with tempfile.TemporaryDirectory(prefix="tutelage-plan-") as folder:
             made.stages = _timed(run, recipe, ws, Path(folder), made.notes.append)
@@ -109,9 +115,23 @@ def plan(run: RunFile, *, timed: bool = True) -> Plan:
     return made
 
 
+def _on_machines(run: RunFile, recipe: Recipe, costs: dict[str, Cost], machines: Machines) -> dict[str, dict[str, Any]]:
+    out = {}
+    for stage in _trains(recipe):
+        moves = {slot for update in stage.updates for slot in update.moves}
+        roles = {
+            slot: Role.of(_config(run, slot), run.models[slot].dtype, moves=slot in moves, split=run.models[slot].shard)
+            for slot in costs
+        }
+        out[stage.name] = estimate(roles, run.settings(stage.name), machines).to_dict()
+    return out
+
+
 def _source(settings: ModelSettings) -> str:
     if settings.server:
         return f"{settings.server.model} at {settings.server.url}"
+    if settings.cache and not settings.load and not settings.shrink:
+        return f"the cache {settings.cache.folder}"
     return settings.load or f"{settings.shrink.layers or 'all'} blocks of {settings.shrink.source}"  # type: ignore[union-attr]
 
 

@@ -53,18 +53,51 @@ class ServerSettings(BaseModel):
     model_config = STRICT
 
     url: str = Field(description="http://HOST:PORT, with or without /v1.")
+    also: tuple[str, ...] = Field((), description="Other addresses of the same model: requests go to the least busy.")
     model: str = Field(description="Its name there.")
     api_key_env: str = Field("", description="The environment variable that holds the key; the key is never stored.")
     tokenizer: str | None = Field(None, description="A model whose tokenizer it has; the student's by default.")
     top_k: int = Field(20, ge=0, description="Most probable tokens a position; 0 for a server that gives text alone.")
     timeout_seconds: float = Field(60.0, gt=0, description="The longest that one request may take.")
     retry_seconds: float = Field(120.0, ge=0, description="How long a failed request is tried again.")
-    concurrency: int = Field(8, ge=1, description="Requests at once.")
+    concurrency: int = Field(8, ge=1, description="Requests at once at one address.")
     watch_seconds: float = Field(60.0, ge=0, description="How often it is asked whether it is still the same model.")
+    rounded: bool = Field(
+        False, description="Keep its answers in a tenth of the bytes; log-probabilities of other tokens are rounded."
+    )
+
+
+class CacheSettings(BaseModel):
+    """Where what a model says is kept and read again; settings left out are those of the folder, or the usual ones."""
+
+    model_config = STRICT
+
+    folder: str = Field(description="The cache; one folder a teacher and form.")
+    form: Literal["top", "drawn", "states", "dense", "exact", "target"] | None = Field(
+        None, description="What is kept of a position; top in a new folder."
+    )
+    num_kept: int | None = Field(None, ge=1, description="Most probable tokens kept (top, exact); 50 in a new folder.")
+    num_draws: int | None = Field(None, ge=1, description="Tokens drawn a position (drawn); 50 in a new folder.")
+    temperature: float | None = Field(None, gt=0, description="Of the draws (drawn); estimates stay unbiased.")
+    coarse: float | None = Field(None, gt=0, description="The widest step of kept log-probabilities in nats (top).")
+    fine: float | None = Field(None, gt=0, description="The step at probability 1 in nats (top).")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(None, description="Precision of states.")
+    rest: Literal["exact", "even"] = Field(
+        "exact", description="even lets objectives over the whole vocabulary read kept tokens, the rest spread evenly."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"folder": value} if isinstance(value, str) else value
+
+    def given(self) -> dict[str, Any]:
+        """The settings of the form that were given."""
+        return {k: v for k, v in self.model_dump(exclude={"folder", "rest"}).items() if v is not None}
 
 
 class ModelSettings(BaseModel):
-    """Where a model slot comes from: exactly one of `load`, `shrink` and a server's `url`."""
+    """Where a model slot comes from: exactly one of `load`, `shrink` and a server's `url`; or a `cache` alone."""
 
     model_config = STRICT
 
@@ -76,6 +109,10 @@ class ModelSettings(BaseModel):
     )
     bits: Literal[8] | None = Field(None, description="8 holds the blocks' weights as int8; it then only speaks.")
     lora: LoraSettings | None = None
+    cache: CacheSettings | None = Field(None, description="A folder, or a table: what it says is kept and read again.")
+    shard: bool = Field(
+        False, description="Split its weights over the processes (FSDP2) instead of holding them whole in each."
+    )
     adopt: bool = Field(False, description="Take chat template, EOS and generation config from the teacher.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
@@ -89,8 +126,9 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one(self) -> ModelSettings:
-        if sum(x is not None for x in (self.load, self.shrink, self.server)) != 1:
-            raise ValueError("give exactly one of load, shrink and url")
+        sources = sum(x is not None for x in (self.load, self.shrink, self.server))
+        if sources != 1 and not (sources == 0 and self.cache is not None):
+            raise ValueError("give exactly one of load, shrink and url, or a cache alone")
         return self
 
 
@@ -128,6 +166,18 @@ class EvaluateSettings(BaseModel):
     batch_size: int = Field(8, ge=1, description="Records a forward pass.")
 
 
+class WorkSettings(BaseModel):
+    """Where chains of steps run: stages that write rows, and systems that are measured."""
+
+    model_config = STRICT
+
+    engine: Literal["local", "ray"] = Field("local", description="This process, or a Ray cluster (extra `ray`).")
+    workers: int = Field(1, ge=1, description="Batches at once: threads, or Ray's worker processes.")
+    address: str = Field("", description="The Ray cluster's; by default the one around, else one on this machine.")
+    cpus: float = Field(1.0, gt=0, description="Processors of each Ray worker.")
+    gpus: float = Field(0.0, ge=0, description="GPUs of each Ray worker.")
+
+
 class RunFile(BaseModel):
     """A run.
 
@@ -147,6 +197,7 @@ class RunFile(BaseModel):
     data: dict[SlotName, DataSettings] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)  # type: ignore[arg-type]
+    work: WorkSettings = Field(default_factory=WorkSettings)  # type: ignore[arg-type]
 
     @model_validator(mode="after")
     def _settings(self) -> RunFile:
@@ -273,9 +324,11 @@ def _keys(path: Sequence[Any], error: ValidationError) -> list[str]:
         "shrink": ShrinkSettings,
         "lora": LoraSettings,
         "server": ServerSettings,
+        "cache": CacheSettings,
         "data": DataSettings,
         "evaluate": EvaluateSettings,
         "train": TrainSettings,
+        "work": WorkSettings,
     }
     names = [str(p) for p in path]
     found = next((models[n] for n in reversed(names) if n in models), RunFile)

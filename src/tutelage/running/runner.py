@@ -34,10 +34,11 @@ from ..training.distributed import Processes
 from ..training.log import Listener, Metrics, Silent, check_trackers
 from ..training.loop import Loop, module_of
 from ..voices.says import Says
-from . import assemble, bits
-from .facts import first_difference, recipe_hash, same_run, versions
+from . import apart, assemble, bits, caching
+from .facts import card, first_difference, read_json, recipe_hash, same_run, versions
 from .runfile import RunFile
 from .watchers import Cuts, Rounds, Telling
+from .work import engine_of
 
 GENERATE_BATCH = 32
 # What a run makes; before the first of them its settings may still be mended.
@@ -82,9 +83,8 @@ class Runner:
         if settings.log:
             self.processes.accelerator.init_trackers(self.run.name, config=json.loads(self.run.model_dump_json()))
         assemble.load_data(self.run, self.workspace, self.say)
-        self._alone_first(
-            lambda: assemble.load_models(self.run, recipe, self.workspace, self.folder, self.say, self.device)
-        )
+        for text in apart.load(self.run, self.workspace, self.processes, lambda: self._load_models(recipe)):
+            self.say(text)
         self._describe(recipe)
         self._fits(recipe)
         self._measure("before")
@@ -141,7 +141,7 @@ class Runner:
         def work() -> None:
             total = -(-len(prompts) // GENERATE_BATCH)
             self.listener.stage(stage.name, total, rows.manifest.num_done)
-            for done in generate(stage.steps, prompts, ws, rows, GENERATE_BATCH):
+            for done in generate(stage.steps, prompts, ws, rows, GENERATE_BATCH, engine_of(self.run)):
                 account = ws.ledger.get(getattr(stage.steps[0], "who", "teacher"), "sample")
                 self._account()
                 rate = account.tokens / account.seconds if account.seconds else 0.0
@@ -159,7 +159,7 @@ class Runner:
         assemble.build_parts(stage, self.workspace, self.device)
         folder = self.folder / "checkpoints" / _name(at)
         if self._done(at) and (folder / "final").exists():
-            self._load_slots(store.load(folder / "final"))
+            self._load_slots(folder / "final")
             return
         settings = self.run.settings(stage.name)
         if sum(isinstance(s, Train) for s in stages(self.recipe.stages)) > 1:
@@ -181,8 +181,9 @@ class Runner:
             watchers=(Cuts(collate, self.say), Rounds(CollapseWatch())),
         )
         loop.run()
+        weights = store.Checkpoint(settings.steps, loop.weights())
+        final = store.save(folder / "final-parts", weights, peers=self.processes)
         if self.processes.main:
-            final = store.save(folder / "final-parts", store.Checkpoint(settings.steps, loop.weights()))
             shutil.rmtree(folder / "final", ignore_errors=True)
             final.rename(folder / "final")
             self._remember(at)
@@ -206,34 +207,43 @@ class Runner:
 
     def _voices(self, stage: Train) -> Mapping[str, Any]:
         plain = {slot: Says(slot) for slot in self.workspace.models}
-        return Slots("voice", plain | dict(stage.voices))
+        return Slots("voice", caching.through(plain | dict(stage.voices), self.workspace.caches))
 
     # -- measuring ----------------------------------------------------------------------------------------------
     def _measure(self, name: str) -> None:
         file = self.folder / "evaluations" / f"{name}.json"
-        held, settings = self._held_out(), self.run.evaluate
-        if not held or file.exists() or not self.processes.main:
+        held, shards = self._held_out(), self.processes.shards
+        # the first process measures; where models are split, all of them do, and it writes what they found
+        if not held or self.processes.gather(file.exists())[0] or not (self.processes.main or shards):
             return
         models = self.workspace.models
         if not bits.comparable(models["teacher"], models["student"]):
             self.say("Distributions are not compared: the teacher is a server, or has another tokenizer.")
-            self.say(bits.keep(self.folder, name, models, held, self._held_length()))
+            self.say(shards.quiet(lambda: bits.keep(self.folder, name, models, held, self._held_length())))
             return
         self.listener.stage(f"measure {name}", 1, 0)
-        result = evaluate(
-            {name: self.workspace.models["student"]},
-            self.workspace.models["teacher"],
+        result = shards.quiet(lambda: self._compare(name, held))
+        if not self.processes.main:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(file, json.dumps(result))
+        self.listener.step({"stage": f"measure {name}", "step": 1, "result": result[name]})
+
+    def _compare(self, name: str, held: Sequence[Record]) -> dict[str, Any]:
+        settings, models = self.run.evaluate, self.workspace.models
+        if self.processes.shards and settings.num_samples:
+            self.say("No answers are shown: models that are split write none while they are measured.")
+        return evaluate(
+            {name: models["student"]},
+            models["teacher"],
             held,
             self._held_collate(),
             batch_size=settings.batch_size,
-            num_samples=settings.num_samples,
+            num_samples=0 if self.processes.shards else settings.num_samples,
             sampling=Sampling(max_tokens=settings.max_tokens, temperature=0.0),
             seed=self.run.seed,
             asked=self.recipe.asked,
         )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        store.write_text(file, json.dumps(result))
-        self.listener.step({"stage": f"measure {name}", "step": 1, "result": result[name]})
 
     def _systems(self, stage: Evaluate, at: tuple[str, ...]) -> None:
         file = self.folder / "systems" / f"{_name(at)}.json"
@@ -243,7 +253,7 @@ class Runner:
         elif self.processes.main and not file.exists():
             named, ws = replace(stage, name=_name(at)), self.workspace.within(*at)
             self.listener.stage(stage.name, len(stage.systems), 0)
-            result = measure_systems(named, held, ws, self.folder / "data")
+            result = measure_systems(named, held, ws, self.folder / "data", engine_of(self.run))
             file.parent.mkdir(parents=True, exist_ok=True)
             store.write_text(file, json.dumps(result))
             self._account()
@@ -307,7 +317,7 @@ class Runner:
             store.write_text(file, text)
         self.processes.wait()
         state = self.folder / "state.json"
-        self._state: list[str] = _read(state)["done"] if state.exists() else []
+        self._state: list[str] = read_json(state)["done"] if state.exists() else []
 
     def _account(self) -> None:
         """Keep what was spent, so that a run that goes on knows the cost of what it does not repeat."""
@@ -322,14 +332,17 @@ class Runner:
             self._state.append(_name(at))
         store.write_text(self.folder / "state.json", json.dumps({"done": self._state}))
 
-    def _load_slots(self, saved: store.Checkpoint) -> None:
-        for name, tensors in saved.tensors.items():
+    def _load_slots(self, path: Path) -> None:
+        split = {
+            f"slot-{slot}": module_of(model).state_dict().get
+            for slot, model in self.workspace.models.items()
+            if slot in self.processes.shards
+        }
+        for name, tensors in store.load(path, self.processes, split).tensors.items():
             module_of(self.workspace.models[name.removeprefix("slot-")]).load_state_dict(tensors)
 
-    def _alone_first(self, work: Any) -> None:
-        """The main process first: it makes what the others then only read."""
-        with self.processes.accelerator.main_process_first():
-            work()
+    def _load_models(self, recipe: Recipe) -> None:
+        assemble.load_models(self.run, recipe, self.workspace, self.folder, self.say, self.device)
 
     def _describe(self, recipe: Recipe) -> None:
         if not self.processes.main:
@@ -350,10 +363,12 @@ class Runner:
         store.write_text(self.folder / "run.json", json.dumps(table, default=str, indent=1))
 
     def _finish(self) -> None:
+        student = self.workspace.models.get("student")
+        student = None if student is None else self.processes.shards.gathered("student", student)
         if not self.processes.main:
             return
-        parts = [_read(p) for p in sorted((self.folder / "evaluations").glob("*.json"))]
-        systems = {p.stem: _read(p) for p in sorted((self.folder / "systems").glob("*.json"))}
+        parts = [read_json(p) for p in sorted((self.folder / "evaluations").glob("*.json"))]
+        systems = {p.stem: read_json(p) for p in sorted((self.folder / "systems").glob("*.json"))}
         if parts or systems:
             result = merge(*parts) | {"ledger": self.workspace.ledger.state_dict()}
             result |= {"systems": systems} if systems else {}
@@ -361,35 +376,9 @@ class Runner:
         table = json.loads((self.folder / "run.json").read_text())
         table["notes"] = self.notes
         store.write_text(self.folder / "run.json", json.dumps(table, indent=1))
-        if "student" in self.workspace.models:
-            export(merged(self.workspace.models["student"]), self.folder / "student", card=self._card(table))
+        if student is not None:
+            export(merged(student), self.folder / "student", card=card(self.run, self.recipe, table))
         report(self.folder)
-
-    def _card(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        teacher = table["facts"].get("teacher", {})
-        return {
-            "teacher": teacher.get("spec", "none"),
-            "teacher_sha256": teacher.get("weights_sha256", ""),
-            "license": teacher.get("licence"),
-            "data": {name: s.path for name, s in self.run.data.items()},
-            "objective": f"{self.run.recipe} {dict(self.run.args)}",
-            "asked": describe(self.recipe.asked) if self.recipe.asked else "as the data is",
-            "seed": self.run.seed,
-            "recipe_hash": table["recipe_hash"],
-            "versions": table["versions"],
-        }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(
-            f"file {file}",
-            got=f"damaged JSON ({error})",
-            expected="the file as the run wrote it",
-            remedy="Delete it: what it says is worked out again from what is there.",
-        ) from None
 
 
 def _name(at: Sequence[str]) -> str:

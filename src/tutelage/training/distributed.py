@@ -1,10 +1,10 @@
-"""The processes of a run, through accelerate."""
+"""The processes of a run, through accelerate: what they sum, gather and exchange."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -13,27 +13,20 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-
-class Together(nn.Module):
-    """The modules that one update moves, as one module whose forward runs a function.
-
-    Wrappers arm their gradient hooks in ``forward``: bodies, heads and the loss node must all run inside it.
-    """
-
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.inner = nn.ModuleDict({name.replace(".", "_"): m for name, m in modules.items()})
-
-    def forward(self, function: Callable[[], Tensor]) -> Tensor:
-        """Run the function."""
-        return function()
+from .shards import Shards, Together
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run."""
+    """This process among those of the run.
+
+    Args:
+        accelerator: What joined them.
+        shards: The models that are split over them.
+    """
 
     accelerator: Accelerator
+    shards: Shards = field(default_factory=Shards)
 
     @classmethod
     def start(cls, precision: str = "float32", log: Sequence[str] = (), folder: str = ".") -> Processes:
@@ -72,6 +65,12 @@ class Processes:
         out = self.accelerator.reduce(value.to(self.accelerator.device), "sum")
         return out.cpu() if isinstance(out, Tensor) else value
 
+    def table(self, *numbers: float) -> Tensor:
+        """A few numbers of every process: Float64[processes numbers]."""
+        mine = torch.zeros(self.world, len(numbers), dtype=torch.float64)
+        mine[self.rank] = torch.tensor(numbers, dtype=torch.float64)
+        return self.sum(mine)
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's object, in rank order."""
         if self.world == 1:
@@ -87,16 +86,29 @@ class Processes:
     def wrap(self, modules: Mapping[str, nn.Module], partial: bool = False) -> nn.Module:
         """One module over those that an update moves, with gradient exchange where there are several processes.
 
+        Split models exchange theirs by themselves.
+
         Args:
             modules: The modules.
             partial: Some of their parameters may get no gradient (a norm or a head behind the states that are read).
         """
+        if any(slot in self.shards for slot in modules):
+            return Together({})
         accelerator: Any = self.accelerator
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial)
         return self.accelerator.prepare(Together(modules))
 
+    def run(self, wrapped: nn.Module, function: Callable[[], Tensor]) -> Tensor:
+        """Run a function inside an update's module and inside every split model, in the run's precision."""
+
+        def cast() -> Tensor:
+            with self.accelerator.autocast():
+                return function()
+
+        return self.shards.inside(lambda: wrapped(cast))
+
     @staticmethod
     def alone(wrapped: nn.Module) -> AbstractContextManager[None]:
-        """Hold back gradient exchange: for all micro-batches but the last."""
+        """Hold back the exchange of whole gradients: for all micro-batches but the last."""
         hold: Any = getattr(wrapped, "no_sync", None)
         return hold() if hold is not None else nullcontext()

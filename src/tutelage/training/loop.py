@@ -17,7 +17,7 @@ from ..core.batch import Batch
 from ..core.errors import DataError, Diverged, ServerError, unknown
 from ..core.recipe import Train
 from ..core.record import Record
-from ..core.schedule import Progress, memories
+from ..core.schedule import Progress, memories, walk
 from ..core.seeds import derive
 from ..core.term import Update
 from ..core.workspace import Workspace
@@ -27,6 +27,7 @@ from .distributed import Processes
 from .interrupt import Interrupted, ctrl_c
 from .log import Listener, Metrics, Silent
 from .settings import TrainSettings
+from .shards import asked, clip
 from .step import Outcome, Plan, run_update
 
 Look = Callable[[Workspace], float]
@@ -84,6 +85,8 @@ class Loop:
             Diverged: When a loss or gradient is not finite; the last checkpoint stays.
             Interrupted: After Ctrl-C, once the step is finished and saved.
         """
+        megabytes = self.settings.head_megabytes
+        self.workspace.head_bytes = None if megabytes is None else megabytes * 10**6
         self.moving = [self._moving(u) for u in self.stage.updates]
         self.memories = memories({"stage": self.stage, "watchers": self.watchers})
         for memory in self.memories.values():
@@ -104,7 +107,7 @@ class Loop:
                 if self._agree(stopped.is_set()) and not last:
                     raise Interrupted
         if self.settings.keep_best and math.isfinite(self.best):
-            self._load_weights(store.load(store.steps(self.folder / "best")[-1]))
+            self._load_weights(store.load(store.steps(self.folder / "best")[-1], self.processes, self._split()))
         self._freeze()
 
     # -- one step -----------------------------------------------------------------------------------------------
@@ -113,14 +116,15 @@ class Loop:
         # Dropout draws from the global generators: seeded by the step, they need not be saved.
         torch.manual_seed(derive(self.workspace.seed, progress.stage, progress.step, self.processes.rank))
         records = self._draw(progress, "")
-        batches = self._batches(records)
+        batches, idle = self._batches(records)
         row: dict[str, Any] = {"stage": progress.stage, "step": progress.step + 1}
         tracked: dict[str, float] = {}
         for i, moving in enumerate(self.moving):
             if (progress.step + 1) % moving.update.every:
                 continue
-            own = self._batches(self._draw(progress, f"update {i}")) if moving.update.fresh else batches
-            outcome, norm = self._move(moving, own, progress)
+            fresh = moving.update.fresh
+            own = self._batches(self._draw(progress, f"update {i}")) if fresh else (batches, idle)
+            outcome, norm = self._move(moving, *own, progress)
             tracked |= {n: t.mean for n, t in outcome.tallies.items()}
             row |= {"loss" if i == 0 else f"loss.{i}": outcome.loss, "grad_norm" if i == 0 else f"grad_norm.{i}": norm}
         for memory in self.memories.values():
@@ -137,7 +141,9 @@ class Loop:
         self.metrics.write(row)
         self.listener.step(row)
 
-    def _move(self, moving: Moving, batches: Sequence[Batch], progress: Progress) -> tuple[Outcome, float]:
+    def _move(
+        self, moving: Moving, batches: Sequence[Batch], idle: Sequence[Batch], progress: Progress
+    ) -> tuple[Outcome, float]:
         self._freeze()
         for parameter in moving.parameters:
             parameter.requires_grad_(True)
@@ -155,10 +161,14 @@ class Loop:
             # DDP averages over processes; the counts are global already, so the sum is wanted.
             backward=lambda value: accelerator.backward(value * self.processes.world),
             reduce=self.processes.sum,
-            inside=moving.wrapped,
+            inside=lambda function: self.processes.run(moving.wrapped, function),
             last_only=lambda: self.processes.alone(moving.wrapped),
+            aside=self.processes.shards.quiet,
+            peers=self.processes,
+            idle=idle,
         )
-        norm = float(torch.nn.utils.clip_grad_norm_(moving.parameters, self.settings.clip_norm))
+        self.processes.shards.rest()
+        norm = clip(moving.parameters, self.settings.clip_norm)
         if not math.isfinite(norm):
             raise Diverged(
                 f"step {progress.step + 1} of stage {progress.stage!r}",
@@ -174,25 +184,32 @@ class Loop:
         stage = Progress(f"{progress.stage} {name}".strip(), progress.step, progress.num_steps)
         for module in {id(m): m for mv in self.moving for m in mv.modules.values()}.values():
             module.eval()
+        source, ws, p = self.stage.source, self.workspace.within(stage.stage, progress.step), self.processes
         with torch.no_grad():
-            size, p = self.settings.batch_size, self.processes
-            return list(
-                self.stage.source.draw(stage, self.workspace.within(stage.stage, progress.step), size, p.rank, p.world)
+            return p.shards.whole(
+                lambda: list(source.draw(stage, ws, self.settings.batch_size, p.rank, p.world)), asked(walk(source))
             )
 
-    def _batches(self, records: Sequence[Record]) -> list[Batch]:
+    def _batches(self, records: Sequence[Record]) -> tuple[list[Batch], list[Batch]]:
+        """This process's micro-batches, and idle ones where others have more than it can be out of step with."""
         size = self.settings.micro_batch_size or max(1, len(records))
         device = self.processes.accelerator.device
         batches = [self.collate(rows).to(device) for rows in self.split(records, size)]
-        units = self.processes.sum(torch.tensor([sum(len(b.units["tokens"]) for b in batches)], dtype=torch.float64))
-        if float(units) == 0:
+        table = self.processes.table(sum(len(b.units["tokens"]) for b in batches), len(batches))
+        if float(table[:, 0].sum()) == 0:
             raise DataError(
                 f"stage {self.stage.name!r}",
                 got=f"a batch of {len(records)} records without a trained position",
                 expected="at least one",
                 remedy="Check that answers are not empty, masked or cut away by max_length.",
             )
-        return batches
+        # whole models exchange gradients once a step, split ones gather weights at every micro-batch
+        most = int(table[:, 1].max()) if self.processes.shards else 1
+        spare = batches[-1:]
+        if float(table[:, 1].min()) == 0:  # a process without rows works along on a row of another
+            lent = next(rows for rows in self.processes.gather(list(records[:1])) if rows)
+            spare = spare or [self.collate(lent).to(device)]
+        return batches, spare * (most - len(batches))
 
     def _counted(self, batches: Sequence[Batch], seconds: float) -> dict[str, Any]:
         tokens = torch.tensor(
@@ -214,17 +231,21 @@ class Loop:
         if self.look is None or not every or (progress.step + 1) % every:
             return {}
         self._freeze()
-        value = self.look(self.workspace)
+        look = self.look
+        value = self.processes.shards.quiet(lambda: look(self.workspace))
         if self.settings.keep_best and value < self.best:
             self.best = value
-            store.save(
-                self.folder / "best", store.Checkpoint(progress.step + 1, self.weights(), {"held_out_kl": value})
-            )
+            best = store.Checkpoint(progress.step + 1, self.weights(), {"held_out_kl": value})
+            store.save(self.folder / "best", best, peers=self.processes)
         return {"held_out_kl": value}
 
     # -- state --------------------------------------------------------------------------------------------------
     def _moving(self, update: Update) -> Moving:
         modules = {slot: module_of(self.workspace.models[slot]) for slot in update.moves}
+        shards = self.processes.shards
+        if any(slot in shards for slot in modules):  # one update's gradients are of one kind: parts are split too
+            for slot in (s for s in modules if s not in shards):
+                shards.split(slot, self.workspace.models[slot])
         for module in modules.values():
             module.requires_grad_(True)
             recompute: Any = getattr(module, "gradient_checkpointing_enable", None)
@@ -244,23 +265,21 @@ class Loop:
         """The weights of every slot that moves."""
         return {f"slot-{slot}": module.state_dict() for m in self.moving for slot, module in m.modules.items()}
 
+    def _split(self) -> dict[str, store.Like]:
+        """How this process splits what a checkpoint holds."""
+        likes: dict[str, store.Like] = {name: tensors.get for name, tensors in self.weights().items()}
+        return likes | {f"optimizer-{i}": optim.like(m.optimizer) for i, m in enumerate(self.moving)}
+
     def _save(self, step: int) -> None:
-        states = self.processes.gather({path: m.state_dict() for path, m in self.memories.items()})
-        if self.processes.main:
-            tensors = self.weights() | {
-                f"optimizer-{i}": optim.to_tensors(m.optimizer) for i, m in enumerate(self.moving)
-            }
-            plain: dict[str, Any] = {
-                "best": self.best if math.isfinite(self.best) else None,
-                "memories": [],
-                "ledger": self.workspace.ledger.state_dict(),
-            }
-            for rank, state in enumerate(states):
-                plain["memories"].append({})
-                for path, value in state.items():
-                    some, plain["memories"][rank][path] = store.split_state(value)
-                    tensors[f"memory-{rank}-{path}"] = some
-            store.save(self.folder, store.Checkpoint(step, tensors, plain), self.settings.keep_last)
+        tensors = self.weights() | {f"optimizer-{i}": optim.to_tensors(m.optimizer) for i, m in enumerate(self.moving)}
+        states = {path: store.split_state(memory.state_dict()) for path, memory in self.memories.items()}
+        plain = {
+            "best": self.best if math.isfinite(self.best) else None,
+            "memories": self.processes.gather({path: values for path, (_, values) in states.items()}),
+            "ledger": self.workspace.ledger.state_dict(),
+        }
+        own = {f"memory-{path}": some for path, (some, _) in states.items() if some}
+        store.save(self.folder, store.Checkpoint(step, tensors, plain, own), self.settings.keep_last, self.processes)
         self.processes.wait()
 
     @contextmanager
@@ -279,7 +298,7 @@ class Loop:
 
     def _resume(self) -> int:
         self.best = math.inf
-        saved = store.latest(self.folder)
+        saved = store.latest(self.folder, peers=self.processes, split=self._split())
         self.metrics.rewind(self.stage.name, saved.step if saved else 0)
         if saved is None:
             return 0
@@ -288,13 +307,20 @@ class Loop:
             optim.from_tensors(moving.optimizer, saved.tensors[f"optimizer-{i}"])
         self.best = saved.plain["best"] if saved.plain["best"] is not None else math.inf
         self.workspace.ledger.load_state_dict(saved.plain["ledger"])
-        rank = self.processes.rank if self.processes.rank < len(saved.plain["memories"]) else 0
-        for path, memory in self.memories.items():
-            plain = saved.plain["memories"][rank].get(path)
-            if plain is None:
-                raise unknown(f"checkpoint of stage {self.stage.name!r}", path, saved.plain["memories"][rank])
-            memory.load_state_dict(plain | saved.tensors.get(f"memory-{rank}-{path}", {}))
+        self._remember(saved)
         return saved.step
+
+    def _remember(self, saved: store.Checkpoint) -> None:
+        """Memories go on: each process's with its own state, or with that of all where their number is another."""
+        states = saved.plain["memories"]
+        own = states[self.processes.rank % len(states)]
+        for path, memory in self.memories.items():
+            if path not in own:
+                raise unknown(f"checkpoint of stage {self.stage.name!r}", path, own)
+            plain = own[path]
+            if len(states) != self.processes.world and hasattr(memory, "joined"):
+                plain = memory.joined([state[path] for state in states])
+            memory.load_state_dict({**plain, **saved.tensors.get(f"memory-{path}", {})})
 
     def _load_weights(self, saved: store.Checkpoint) -> None:
         for moving in self.moving:

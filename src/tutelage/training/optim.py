@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,17 @@ def to_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state by ``index.name``, in parameter order."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{k}": v if isinstance(v, Tensor) else torch.tensor(v) for i, s in state.items() for k, v in s.items()}
+
+
+def like(optimizer: torch.optim.Optimizer) -> Callable[[str], Tensor | None]:
+    """By the name of a tensor of the state, the parameter whose shape it has; None for those that have their own."""
+    params = [p for g in optimizer.param_groups for p in g["params"]]
+
+    def found(key: str) -> Tensor | None:
+        index, name = key.split(".", 1)
+        return params[int(index)] if name.startswith("exp_avg") and int(index) < len(params) else None
+
+    return found
 
 
 def from_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

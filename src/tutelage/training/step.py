@@ -17,7 +17,7 @@ from ..core import node
 from ..core.batch import Batch
 from ..core.context import Context, Voice
 from ..core.errors import Diverged, NeedError
-from ..core.joined import Joined, couples, readable
+from ..core.joined import Alone, Joined, Peers, couples, readable
 from ..core.schedule import Progress, value_at
 from ..core.signal import Couples, Read, Signal
 from ..core.term import Tally, Term, Update
@@ -62,19 +62,20 @@ class Plan:
         """Whether some weight reads what a voice says."""
         return any(t.weight.reads() for t in self.update.objective)
 
-    def refuse_split(self, num_micro_batches: int) -> None:
-        """Refuse accumulation for a loss that couples the batch: its parts would not add up to the whole.
+    def refuse_split(self, num_micro_batches: int, num_processes: int = 1) -> None:
+        """Refuse a split for a loss that couples the batch: its parts would not add up to the whole.
 
         A weight may: it is computed for the whole round, unless it reads through a lens that does.
         """
         for term in self.update.objective:
             coupled = _couples(term.loss) or _through_batch(term.weight)
-            if coupled and num_micro_batches > 1:
+            if coupled and (num_micro_batches > 1 or num_processes > 1):
                 raise NeedError(
                     f"term {term.name!r}",
-                    got=f"{num_micro_batches} micro-batches",
+                    got=f"{num_processes} processes" if num_processes > 1 else f"{num_micro_batches} micro-batches",
                     expected="the whole batch at once",
-                    remedy="Set micro_batch_size to batch_size: this term relates units across the batch.",
+                    remedy="This term relates units across the batch: use one process, and set micro_batch_size to "
+                    "batch_size.",
                 )
 
 
@@ -94,28 +95,37 @@ class Outcome:
 class Prepared:
     """A micro-batch with each term's coefficients ``weight * share`` Float[U], before scale and count.
 
-    ``said`` is what frozen voices already said of it for the weights.
+    ``said`` is what frozen voices already said of it for the weights. An idle one has no weight and is in no figure: it
+    keeps a process in step with others that have more.
     """
 
     batch: Batch
     coefficients: tuple[Tensor, ...]
     said: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    idle: bool = False
 
 
 def prepare(
-    plan: Plan, batches: Sequence[Batch], workspace: Workspace | None, progress: Progress
+    plan: Plan,
+    batches: Sequence[Batch],
+    workspace: Workspace | None,
+    progress: Progress,
+    peers: Peers | None = None,
+    idle: Sequence[Batch] = (),
 ) -> tuple[list[Prepared], Tensor]:
     """Weights and shares of every micro-batch, and the local part of each term's denominator: Float64[terms].
 
     Weights that read scores cost a pass without gradient over the whole round, so that selection and counts do not
     depend on how it is split.
     """
-    plan.refuse_split(len(batches))
+    peers = peers or Alone()
+    plan.refuse_split(len(batches), peers.world)
     objective = plan.update.objective
     counts = torch.zeros(len(objective), dtype=torch.float64)
     with torch.no_grad():
         contexts = [plan.context(batch, workspace, progress) for batch in batches]
-        weights = _weights(contexts, objective)
+        others = [plan.context(batch, workspace, progress) for batch in idle]
+        weights = _weights(contexts, objective, peers, others)
         prepared = []
         for ctx, some in zip(contexts, weights, strict=True):
             coefficients = []
@@ -124,15 +134,24 @@ def prepare(
                 coefficients.append(weight * share)
                 counts[i] += count.cpu()
             prepared.append(Prepared(ctx.batch, tuple(coefficients), ctx.lasting()))
+        for ctx in others:
+            none = tuple(torch.zeros(len(ctx.units(t.over)), device=ctx.units(t.over).row.device) for t in objective)
+            prepared.append(Prepared(ctx.batch, none, ctx.lasting(), idle=True))
     return prepared, counts
 
 
-def _weights(contexts: Sequence[Context], objective: Sequence[Term]) -> list[list[Tensor]]:
+def _weights(
+    contexts: Sequence[Context], objective: Sequence[Term], peers: Peers, idle: Sequence[Context]
+) -> list[list[Tensor]]:
     """Each term's weights Float[U] by micro-batch; what relates units across the round is computed on all of it."""
     out: list[list[Tensor]] = []
-    for ctx in contexts:
+    for ctx in (*contexts, *idle):
         ctx.prepare([w for t in objective for w in readable(t.weight)])
-    whole = Joined(contexts) if len(contexts) > 1 and any(couples(t.weight) for t in objective) else None
+    for ctx in idle:  # asked as often as the others, so that split models are gathered as often
+        _ = [ctx.still(w) for t in objective for w in readable(t.weight)]
+    parted = len(contexts) > 1 or peers.world > 1
+    related = parted and any(couples(t.weight) for t in objective)
+    whole = Joined(contexts, peers, (*contexts, *idle)[0]) if related else None
     parts = {
         t.name: whole.split(whole.spread(t.weight, t.over).expand(len(whole.units(t.over))), t.over)
         for t in objective
@@ -181,7 +200,7 @@ def loss_of(
         part_of = (torch.where(coefficient != 0, said, torch.zeros_like(said)) * coefficient).sum() * factors[term.name]
         total = part_of if total is None else total + part_of
         _record(outcome, term, said.detach(), coefficient, counts, plan)
-    _watch(plan, ctx, outcome)
+    _watch(plan, ctx, Outcome() if part.idle else outcome)
     assert total is not None
     return total
 
@@ -196,6 +215,9 @@ def run_update(
     reduce: AllReduce,
     inside: Callable[[Callable[[], Tensor]], Tensor],
     last_only: Callable[[], AbstractContextManager[None]] = nullcontext,
+    aside: Callable[[Callable[[], Any]], Any] = lambda function: function(),
+    peers: Peers | None = None,
+    idle: Sequence[Batch] = (),
 ) -> Outcome:
     """Gradients of one update over its micro-batches.
 
@@ -208,11 +230,14 @@ def run_update(
         reduce: Sums a tensor over processes.
         inside: Runs a function inside the wrapped module's forward, where gradient hooks are armed.
         last_only: A context that holds back gradient exchange; used for all micro-batches but the last.
+        aside: Runs a function without gradients where split models can be asked.
+        peers: The processes, for weights that relate the whole round.
+        idle: Micro-batches of no weight, that keep this process in step with others.
 
     Raises:
         Diverged: When a term's loss is not finite, before the optimiser moves anything.
     """
-    prepared, counts = prepare(plan, batches, workspace, progress)
+    prepared, counts = aside(lambda: prepare(plan, batches, workspace, progress, peers, idle))
     counts = reduce(counts)
     outcome = Outcome()
     for i, part in enumerate(prepared):

@@ -1,6 +1,7 @@
 """Voices behind a server."""
 
+from .fleet import Fleet
 from .model import Remote
 from .server import Server
 
-__all__ = ["Remote", "Server"]
+__all__ = ["Fleet", "Remote", "Server"]

@@ -16,6 +16,7 @@ from ...models.draw import Sampling
 from ...models.sample import Sample
 from ...models.tokens import tokenizer_hash, vocabulary
 from .answers import Entries, entries, kept, rows_of, written
+from .fleet import Fleet
 from .identity import Identity, identify
 from .memo import Memo, request_key
 from .server import Line, Server
@@ -33,6 +34,7 @@ class Remote:
         top_k: How many most probable tokens it gives a position; 0 for a server that gives text alone.
         watch_seconds: How often it is asked whether it is still the same; 0 for each batch.
         folder: Where its answers are kept, so that none is asked for twice; None keeps nothing.
+        rounded: Keep them in few bytes (see ``packed``).
 
     Raises:
         ServerError: It cannot be reached, refuses, or does not give what is needed.
@@ -50,6 +52,7 @@ class Remote:
         top_k: int = 20,
         watch_seconds: float = 60.0,
         folder: Path | None = None,
+        rounded: bool = False,
     ) -> None:
         if top_k < 0 or watch_seconds < 0:
             raise SettingError(
@@ -60,10 +63,14 @@ class Remote:
             )
         self.name, self.server, self.tokenizer = slot, server, tokenizer
         self.top_k, self.watch_seconds = top_k, watch_seconds
-        self.line, self.model = Line(server), torch.nn.Module()
+        self.line: Line | Fleet = Fleet(server, self._other) if server.also else Line(server)
+        self.model = torch.nn.Module()
         self.size = len(vocabulary(tokenizer))
-        self.memo = Memo(folder / f"{slot}.sqlite" if folder is not None else None)
-        self.identity: Identity = self.memo.known(identify(self.line, tokenizer, top_k))
+        self.memo = Memo(folder / f"{slot}.sqlite" if folder is not None else None, rounded)
+        (_, first), *others = self.line.each(self._identify)
+        for where, one in others:
+            first.compare(one, where)
+        self.identity: Identity = self.memo.known(first)
         self._seen = time.monotonic()
         self.facts: dict[str, Any] = {
             "spec": f"{server.root} {server.model}",
@@ -73,8 +80,12 @@ class Remote:
             "gives": f"the {top_k} most probable tokens and the one that is there" if top_k else "text",
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is connected anew; answers are kept by this one alone."""
+        return _connected, (self.name, self.server, self.tokenizer, self.top_k, self.watch_seconds)
+
     def __repr__(self) -> str:
-        return f"Remote({self.server.model!r} at {self.server.root}, top {self.top_k})"
+        return f"Remote({self.server.model!r} at {self.server.places}, top {self.top_k})"
 
     @property
     def device(self) -> torch.device:
@@ -135,12 +146,20 @@ class Remote:
             ServerError: It is another one.
         """
         if time.monotonic() - self._seen >= self.watch_seconds:
-            self.identity.compare(identify(self.line, self.tokenizer, self.top_k), self.server)
+            for where, now in self.line.each(self._identify):
+                self.identity.compare(now, where)
             self._seen = time.monotonic()
+
+    def _identify(self, line: Line) -> Identity:
+        return identify(line, self.tokenizer, self.top_k)
+
+    def _other(self, line: Line) -> str:
+        """What is different at a server that may come back; empty if it holds the model that is used."""
+        return self.identity.difference(self._identify(line))
 
     def _read(self, ids: list[int]) -> Entries:
         body = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": self.top_k, "prompt": ids}
-        return entries(self._ask(body), ids, f"server {self.server.root}{COMPLETIONS}")
+        return entries(self._ask(body), ids, f"server {self.server.places}{COMPLETIONS}")
 
     def _continue(self, ids: list[int], settings: Sampling, seed: int) -> Sample:
         # a server whose ids are not known to be ours reads the prompt as text
@@ -156,7 +175,7 @@ class Remote:
         }
         body |= {"top_k": settings.top_k} if settings.top_k else {}
         body |= {"stop": list(settings.stop)} if settings.stop else {}
-        where = f"server {self.server.root}{COMPLETIONS}"
+        where = f"server {self.server.places}{COMPLETIONS}"
         return written(self._ask(body), self.tokenizer, self.stop_ids, body, where)
 
     def _ask(self, body: dict[str, Any]) -> Any:
@@ -166,12 +185,12 @@ class Remote:
         if answer is None:
             answer = self.line.ask(COMPLETIONS, body)
             self.identity.same_build(answer, self.server)
-            self.memo.put(key, answer)
+            answer = self.memo.put(key, answer)
         return answer
 
     def _each(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
         """All answers, a few at a time; the first failure stops what has not begun."""
-        with ThreadPoolExecutor(self.server.concurrency) as pool:
+        with ThreadPoolExecutor(self.line.concurrency) as pool:
             jobs = [pool.submit(job) for job in work]
             done, rest = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in rest:
@@ -180,3 +199,7 @@ class Remote:
         if failed is not None:
             raise failed
         return [job.result() for job in jobs]
+
+
+def _connected(slot: str, server: Server, tokenizer: Any, top_k: int, watch_seconds: float) -> Remote:
+    return Remote(slot, server, tokenizer, top_k=top_k, watch_seconds=watch_seconds)

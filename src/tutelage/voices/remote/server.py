@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ...core.errors import MissingExtra, ServerError, SettingError, missing_extra
 
+Found = TypeVar("Found")
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """Answers that another try may mend."""
 
@@ -30,7 +31,8 @@ class Server:
             and is never stored, printed or logged.
         timeout_seconds: How long one request may take, > 0.
         retry_seconds: How long a request is tried again, with growing pauses, before the run stops, >= 0.
-        concurrency: Requests at once, >= 1.
+        concurrency: Requests at once at one address, >= 1.
+        also: Other addresses of the same model.
     """
 
     url: str
@@ -39,11 +41,14 @@ class Server:
     timeout_seconds: float = 60.0
     retry_seconds: float = 120.0
     concurrency: int = 8
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        every = [urlsplit(url) for url in (self.url, *self.also)]
+        parts = next((p for p in every if p.username or p.password), every[0])
         wrong = {
-            "url": parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password,
+            "url": any(p.scheme not in ("http", "https") or not p.hostname or p.username or p.password for p in every),
+            "also": len({url.rstrip("/") for url in (self.url, *self.also)}) < len(every),
             "model": not self.model,
             "timeout_seconds": self.timeout_seconds <= 0,
             "retry_seconds": self.retry_seconds < 0,
@@ -57,13 +62,18 @@ class Server:
                 expected="http://HOST:PORT or https://..." if name == "url" else "a name, or a number in its range",
                 remedy="Keys come from the environment alone: name the variable in api_key_env."
                 if hides
-                else "Mend it.",
+                else "Mend it; each address stands once.",
             )
 
     @property
     def root(self) -> str:
         """The address without a trailing ``/v1``."""
         return self.url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+    @property
+    def places(self) -> str:
+        """All addresses, for messages."""
+        return ", ".join(url.rstrip("/").removesuffix("/v1") for url in (self.url, *self.also))
 
     def headers(self) -> dict[str, str]:
         """What each request carries.
@@ -105,13 +115,22 @@ class Line:
         limits = httpx.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
         self._client = httpx.Client(base_url=server.root, timeout=server.timeout_seconds, limits=limits)
 
+    @property
+    def concurrency(self) -> int:
+        """Requests at once."""
+        return self.server.concurrency
+
+    def each(self, find: Callable[[Line], Found]) -> list[tuple[Server, Found]]:
+        """What is found at the server."""
+        return [(self.server, find(self))]
+
     def ask(self, path: str, body: Any = None) -> Any:
         """The JSON answer to a GET, or to a POST of ``body``.
 
         Raises:
             ServerError: No good answer came in ``retry_seconds``, or one that no other try would mend.
         """
-        return self._again(lambda: self._once(path, body), path)
+        return self._again(lambda: self.once(path, body), path)
 
     def has(self, path: str, body: Any) -> Any:
         """The same, or None where the server does not know the path."""
@@ -133,15 +152,23 @@ class Line:
             return tries(once)
         except Passing as error:
             num = tries.statistics.get("attempt_number", 1)
-            raise ServerError(
+            failed = ServerError(
                 f"server {self.server.root}{path}",
                 got=f"{error}, after {num} {'try' if num == 1 else 'tries'} in {self.server.retry_seconds:g} s",
                 expected=f"an answer within {self.server.timeout_seconds:g} s",
                 remedy=f"See that it runs and is reached; raise timeout_seconds or lower concurrency if it is slow. "
                 f"{SAME_RUN}",
-            ) from None
+            )
+            failed.passing = True
+            raise failed from None
 
-    def _once(self, path: str, body: Any) -> Any:
+    def once(self, path: str, body: Any = None) -> Any:
+        """The answer to one try.
+
+        Raises:
+            Passing: None came, or one that another try may mend.
+            ServerError: One that no other try would mend.
+        """
         headers = self.server.headers()
         try:
             if body is None:
