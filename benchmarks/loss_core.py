@@ -76,7 +76,7 @@ def run(device: str, quick: bool) -> Result:
         wrong = {h: fresh("benchmarks.loss_core:errors", how=h, **how) for h in ("ours", "dense", *rivals)}
         for divergence in DIVERGENCES:
             arms = [h for h in (*OURS, *rivals) if h not in RIVALS or divergence in BETAS]
-            repeats = 1 if quick else 5
+            repeats = 1 if quick else 3
             got = {
                 h: fresh("benchmarks.loss_core:arm", how=h, divergence=divergence, repeats=repeats, **how) for h in arms
             }
@@ -87,7 +87,7 @@ def run(device: str, quick: bool) -> Result:
     shapes = {n: dict(zip("PDV", s, strict=True)) for n, s in (QUICK if quick else SETTINGS).items()}
     return Result(
         "loss_core",
-        "Loss and gradients of hidden states and head, float32, median of 5 after 1, each arm in a fresh process of "
+        "Loss and gradients of hidden states and head, float32, median of 3 after 1, each arm in a fresh process of "
         "one environment. Peak: memory added to the inputs, the gradients included. Errors: relative to float64 on 64 "
         "positions. The four products alone (both logits, both gradients) are what no exact loss can go below.",
         {"shapes": shapes, "seed": 0, "environment": versions},
