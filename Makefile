@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: demo demo-short test setup lint behaviour bench docs clean
+.PHONY: demo demo-short test setup lint behaviour bench peers docs clean
 
 demo: setup
 	$(BIN)/tutelage run examples/demo.toml
@@ -38,6 +38,10 @@ lint: setup
 
 behaviour: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.behaviour
+
+# The environment in which benchmarks run the peers beside us.
+peers: setup
+	$(BIN)/python -m tools.peers_env
 
 bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks all
