@@ -69,5 +69,4 @@ def test_distilling_step_by_step(tables, lab, told, tmp_path):
         arms,
         lab.Claim("Rationales add at least 3 points in the mean", (mean["with rationales"] >= mean["labels alone"] + 0.03,)),
         lab.Claim("Those of other examples do not", (mean["with rationales of other examples"] < mean["labels alone"] + 0.03,)),
-        lab.claim("Rationales add at least 3 points", arms, lambda f: f["with rationales"]["accuracy"] >= f["labels alone"]["accuracy"] + 0.03, expected=False),
     )
