@@ -22,7 +22,6 @@ from . import base
     differs=(
         "Entropy is not divided by the logarithm of the vocabulary's size: the min-max scale removes the factor.",
         "No weights a sequence from a reward (the code's option softmax(r / beta)).",
-        "With several processes each ranks its own part of the round, not the whole.",
         "Selection over the round, as in the paper; the per-sequence option is not there.",
         "The divergence of scores and loss is over the whole vocabulary, never over the teacher's top k.",
     ),
