@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import StoreError
 from ..core.record import Record
 
 CHUNK_BYTES = 1 << 20
@@ -46,3 +47,26 @@ def hash_file(path: Path, size: int | None = None) -> str:
             digest.update(chunk)
             left -= len(chunk)
     return digest.hexdigest()
+
+
+def model_hashes(model: Any, where: str) -> dict[str, str]:
+    """Content hashes of a model's ``weights`` and ``tokenizer``.
+
+    Args:
+        model: A model adapter.
+        where: What to call it in a message.
+
+    Raises:
+        StoreError: The model does not say what its weights are.
+    """
+    facts = getattr(model, "facts", {})
+    names = {"weights": "weights_sha256", "tokenizer": "tokenizer_sha256"}
+    missing = [fact for fact in names.values() if not facts.get(fact)]
+    if missing:
+        raise StoreError(
+            f"model {where!r}",
+            got=f"no {' and no '.join(missing)} among its facts",
+            expected="content hashes, so that what another model said is never taken for its own",
+            remedy="Load it with models.load, or set its facts.",
+        )
+    return {name: str(facts[fact]) for name, fact in names.items()}

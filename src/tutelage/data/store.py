@@ -18,7 +18,7 @@ from ..core.record import Record
 from ..core.workspace import Workspace
 from .engines.local import Engine, Local
 from .files import append, mend_tail
-from .hashing import hash_bytes, hash_records
+from .hashing import hash_bytes, hash_records, model_hashes
 from .manifest import Manifest, open_manifest
 from .pipeline import reads_of
 
@@ -191,17 +191,7 @@ def model_key(slot: str, ws: Workspace) -> dict[str, str]:
     Raises:
         StoreError: The model does not say what its weights are.
     """
-    facts = getattr(ws.models[slot], "facts", {})
-    names = {"weights": "weights_sha256", "tokenizer": "tokenizer_sha256"}
-    missing = [fact for fact in names.values() if not facts.get(fact)]
-    if missing:
-        raise StoreError(
-            f"model {slot!r}",
-            got=f"no {' and no '.join(missing)} among its facts",
-            expected="content hashes, so that another model's rows are never taken for its own",
-            remedy="Load it with models.load, or set its facts.",
-        )
-    return {f"{slot}'s {name}": str(facts[fact]) for name, fact in names.items()}
+    return {f"{slot}'s {name}": found for name, found in model_hashes(ws.models[slot], slot).items()}
 
 
 def _line(record: Record) -> bytes:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...core.errors import StoreError
 from ...core.scores import Head
 from ..files import write_whole
-from ..hashing import hash_bytes
+from ..hashing import hash_bytes, model_hashes
 from ..manifest import open_manifest, read_manifest
 from . import head as heads
 from .code import Code
@@ -260,18 +260,8 @@ def teacher_key(model: Any) -> dict[str, str]:
     Raises:
         StoreError: The model does not say what its weights are.
     """
-    facts = getattr(model, "facts", {})
-    names = {"weights": "weights_sha256", "tokenizer": "tokenizer_sha256"}
-    missing = [fact for fact in names.values() if not facts.get(fact)]
-    if missing:
-        raise StoreError(
-            f"model {getattr(model, 'name', '')!r}",
-            got=f"no {' and no '.join(missing)} among its facts",
-            expected="content hashes, so that another model's answers are never taken for its own",
-            remedy="Load it with models.load, or set its facts.",
-        )
-    more = {name: str(facts[name]) for name in ("dtype", "bits") if facts.get(name)}
-    return {name: str(facts[fact]) for name, fact in names.items()} | more
+    hashes = model_hashes(model, getattr(model, "name", ""))
+    return hashes | {name: str(model.facts[name]) for name in ("dtype", "bits") if model.facts.get(name)}
 
 
 def _digest(*parts: Ints) -> int:
