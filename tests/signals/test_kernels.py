@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from benchmarks.head import Inputs
+from benchmarks.head import Inputs, Says
 
+from tutelage.core import node
+from tutelage.core.batch import Batch, Units
+from tutelage.core.context import Context
 from tutelage.core.describe import describe
-from tutelage.core.scores import Head
+from tutelage.core.scores import Head, Lazy
 from tutelage.signals import match
 from tutelage.signals.divergences import (
     Jensen,
@@ -105,3 +108,24 @@ def test_kernel_runs_inside_the_node(kernels, monkeypatch):
 def test_kernels_only_where_they_can_run():
     assert not usable(torch.zeros(2, 3))
     assert launch_of(total_variation) is None and closed_form(total_variation) is None
+
+
+def test_a_bias_that_excludes_a_category_takes_the_general_road(kernels):
+    bias = torch.zeros(19)
+    bias[3] = -torch.inf
+    inputs, want = Inputs.seeded(5, 8, 19), Inputs.seeded(5, 8, 19)
+    scores = {
+        who: Lazy(hidden, Head(weight, bias))
+        for who, hidden, weight in (
+            ("student", inputs.hidden, inputs.weight),
+            ("teacher", inputs.teacher_hidden, inputs.teacher_weight),
+        )
+    }
+    batch = Batch((), {"tokens": Units(torch.zeros(5, dtype=torch.long), torch.arange(5))}, {})
+    ctx = Context(batch, {who: Says(who, said) for who, said in scores.items()}, {}, frozenset({"student"}))
+    value, _ = node.total(ctx, "tokens", [match.Match(kl_forward)], torch.ones(1, 5))
+    inside = torch.arange(19) != 3
+    logs = [(h @ w[inside].T).log_softmax(-1) for h, w in ((want.hidden, want.weight), (want.teacher_hidden, want.teacher_weight))]
+    exact = kl_forward(*logs).sum()
+    assert torch.allclose(value, exact, atol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(inputs.gradients(value), want.gradients(exact), strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.closed import Closed
 from ..core.context import Asks, Tile
 from ..core.errors import SettingError
-from ..core.scores import Held
+from ..core.scores import Head, Held
 from ..core.signal import Read, Signal
 from .buckets import BucketSlope, bucketed
 from .divergences.closed import Form, Side, closed_form
@@ -138,10 +138,15 @@ class WholeSlope:
         if self.launch is None or not isinstance(other, Held) or other is own:
             return None
         raw, other_raw = own.raw[tile.rows], other.raw[tile.rows]
-        if not usable(raw) or other_raw.dtype != raw.dtype:
+        if not usable(raw) or other_raw.dtype != raw.dtype or not (_finite(own.head) and _finite(other.head)):
             return None
         _same_categories(raw, other_raw)
         return self.launch(raw, own.head, other_raw, other.head, coefficients)
+
+
+def _finite(head: Head) -> bool:
+    """Whether no bias excludes a category, which the kernel has no general road for."""
+    return head.bias is None or bool(torch.isfinite(head.bias).all())
 
 
 def _same_categories(q: Tensor, p: Tensor) -> None:
