@@ -72,15 +72,17 @@ def test_a_killed_worker_is_retried_and_no_row_is_lost_or_doubled(chains, prompt
     """Killed from outside, by signal 9, while it works; its batch is run again, in a worker that was not there before."""
     signs = tmp_path / "signs"
     signs.mkdir()
-    steps = (*chains["labelling"], Signed(str(signs), 0.15))
+    steps = (*chains["labelling"], Signed(str(signs), 0.3))
     killed = []
 
     def kill():
+        """In the midst of a batch of two, so that the batch is not done: its worker has signed for an odd number of rows."""
         while not killed:
-            pids = sorted(int(file.name) for file in signs.iterdir())
-            if len(pids) == 2 and sum(len(f.read_text().split()) for f in signs.iterdir()) > 4:
-                os.kill(pids[0], signal.SIGKILL)
-                killed.append(pids[0])
+            signed = {int(file.name): len(file.read_text().split()) for file in signs.iterdir()}
+            midst = sorted(pid for pid, rows in signed.items() if rows % 2)
+            if len(signed) == 2 and sum(signed.values()) > 4 and midst:
+                os.kill(midst[0], signal.SIGKILL)
+                killed.append(midst[0])
             time.sleep(0.02)
 
     hunter = threading.Thread(target=kill, daemon=True)
