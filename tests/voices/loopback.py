@@ -9,13 +9,15 @@ import json
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock
 
 import torch
+from safetensors.torch import load_file
 
 from tutelage.models.load import load
 
-QUIET = {"name": "tiny", "fail": 0, "times": 0, "slow": 0.0, "cut": 0, "noise": 0.0, "tokenizes": True, "shift": 0, "most": 64, "key": "", "ids": True}
+QUIET = {"name": "tiny", "fail": 0, "times": 0, "slow": 0.0, "cut": 0, "noise": 0.0, "tokenizes": True, "shift": 0, "most": 64, "key": "", "ids": True, "dev": True, "deaf": False, "half": False}
 
 
 class State:
@@ -23,7 +25,17 @@ class State:
 
     def __init__(self, folder: str) -> None:
         self.model, self.lock = load(folder), Lock()
-        self.faults, self.count, self.seen = dict(QUIET), 0, []
+        self.faults, self.count, self.seen, self.resets = dict(QUIET), 0, [], 0
+
+    def reload(self, folder: str) -> None:
+        """As vLLM does: whatever the safetensors files of a folder name."""
+        weights = {k: v.float() for file in sorted(Path(folder).glob("*.safetensors")) for k, v in load_file(file).items()}
+        if not weights:
+            raise FileNotFoundError(folder)
+        if self.faults["half"]:
+            weights = {k: v for k, v in weights.items() if "mlp" in k}
+        with self.lock:
+            self.model.inner.load_state_dict({} if self.faults["deaf"] else weights, strict=False)
 
     @torch.no_grad()
     def log_probs(self, ids: list[int]) -> torch.Tensor:
@@ -48,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             self._say(200, {"data": [{"id": name, "root": name, "max_model_len": 256}]})
         elif self.path == "/count":
-            self._say(200, {"count": self.state.count, "seen": self.state.seen})
+            self._say(200, {"count": self.state.count, "seen": self.state.seen, "resets": self.state.resets})
         else:
             self._say(404, {"error": {"message": "no such path"}})
 
@@ -56,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         faults, tokenizer = self.state.faults, self.state.model.tokenizer
         if self.path == "/control":
-            self.state.faults, self.state.count, self.state.seen = {**QUIET, **body}, 0, []
+            self.state.faults, self.state.count, self.state.seen, self.state.resets = {**QUIET, **body}, 0, [], 0
             self._say(200, {})
             return
         if self._trouble():
@@ -64,6 +76,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/tokenize" and faults["tokenizes"]:
             ids = tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
             self._say(200, {"tokens": [i + faults["shift"] for i in ids]})
+        elif self.path == "/collective_rpc" and faults["dev"]:
+            assert body["method"] == "reload_weights"
+            try:
+                self.state.reload(body["kwargs"]["weights_path"])
+                self._say(200, {"results": [None]})
+            except FileNotFoundError as error:
+                self._say(400, {"error": {"message": f"no weights in {error}"}})
+        elif self.path == "/reset_prefix_cache" and faults["dev"]:
+            self.state.resets += 1
+            self._say(200, {"success": True})
         elif self.path == "/v1/completions":
             self.state.count += 1
             self.state.seen.append(body)
@@ -94,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
             self._say(400, {"error": {"message": f"Requested prompt logprobs of {asked}, which is greater than max allowed: {faults['most']}"}})
             return
         choice = {"index": 0, "text": "", "finish_reason": "length"}
-        if asked:
+        if asked is not None:
             choice["prompt_logprobs"] = self._prompt(body["prompt"], asked)
         else:
             choice |= self._write(body)
@@ -119,9 +141,9 @@ class Handler(BaseHTTPRequestHandler):
             token = int(row.argmax()) if hot == 0 else int(torch.multinomial((row / hot).softmax(-1), 1, generator=draw))
             said.append((token, row[token].item()))
             seen.append(token)
-            if token == tokenizer.eos_token_id:
+            if token == tokenizer.eos_token_id and not body.get("ignore_eos"):
                 break
-        ended = said[-1][0] == tokenizer.eos_token_id
+        ended = said[-1][0] == tokenizer.eos_token_id and not body.get("ignore_eos")
         out = {
             "text": tokenizer.decode([t for t, _ in said], skip_special_tokens=True),
             "finish_reason": "stop" if ended else "length",

@@ -2,6 +2,7 @@
 
 from .fleet import Fleet
 from .model import Remote
+from .rollouts import Served
 from .server import Server
 
-__all__ = ["Fleet", "Remote", "Server"]
+__all__ = ["Fleet", "Remote", "Served", "Server"]

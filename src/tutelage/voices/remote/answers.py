@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.batch import View
 from ...core.errors import ServerError
 from ...core.scores import Kept, log_rest
+from ...models.draw import Sampling, drawn_from
 from ...models.sample import Sample
 
 Entries = list[dict[int, float]]
@@ -101,7 +102,7 @@ def _filled(ids: list[int], values: list[float], width: int, size: int) -> tuple
     return torch.tensor(ids), torch.tensor(values)
 
 
-def written(answer: Any, tokenizer: Any, stops: Sequence[int], asked: Mapping[str, Any], where: str) -> Sample:
+def written(answer: Any, tokenizer: Any, stops: Sequence[int], asked: Sampling, where: str) -> Sample:
     """What a server wrote; without exact ids in its answer, its text is tokenised again and has no log-probabilities.
 
     Raises:
@@ -124,12 +125,4 @@ def written(answer: Any, tokenizer: Any, stops: Sequence[int], asked: Mapping[st
     exact = given is not None and len(said) == len(ids) and None not in said
     own = tuple(map(float, said)) if exact else (math.nan,) * len(ids)
     stop = "length" if reason != "stop" else "eos" if ids[-1:] and ids[-1] in stops else "stop"
-    return Sample(ids, own, _drawn(own, asked), stop)
-
-
-def _drawn(own: tuple[float, ...], asked: Mapping[str, Any]) -> tuple[float, ...]:
-    """Log-probabilities under what was drawn from: known where that is the model itself, or one token a place."""
-    if asked["temperature"] == 0:
-        return (0.0,) * len(own)
-    plain = asked["temperature"] == 1 and asked.get("top_p", 1.0) == 1 and not asked.get("top_k")
-    return own if plain else (math.nan,) * len(own)
+    return Sample(ids, own, drawn_from(own, asked), stop)

@@ -98,8 +98,8 @@ def identify(line: Line, tokenizer: Any, top_k: int) -> Identity:
         ModelError: Its tokenizer is another one.
     """
     server = line.server
-    name, longest = _listed(line)
-    tokens = _tokenized(line, tokenizer)
+    name, longest = listed(line)
+    tokens = tokenized(line, tokenizer)
     if not top_k:
         return Identity(name, "", longest, (), (), tokens)
     ids = list(tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"])
@@ -129,21 +129,21 @@ def _sure(said: Entries) -> tuple[int, ...]:
     return tuple(out)
 
 
-def _listed(line: Line) -> tuple[str, int | None]:
+def listed(line: Line) -> tuple[str, int | None]:
     """The model's name, which the server must list, and its longest context."""
     server, answer = line.server, line.ask("/v1/models")
-    listed = {str(m.get("id")): m for m in answer.get("data", ())} if isinstance(answer, dict) else {}
-    if server.model not in listed:
+    models = {str(m.get("id")): m for m in answer.get("data", ())} if isinstance(answer, dict) else {}
+    if server.model not in models:
         raise ServerError(
             f"server {server.root}",
-            got=f"models {', '.join(map(repr, listed)) or 'none'}",
+            got=f"models {', '.join(map(repr, models)) or 'none'}",
             expected=repr(server.model),
             remedy=f"Name one that it serves in model, or start it with this one. {SAME_RUN}",
         )
-    return server.model, listed[server.model].get("max_model_len")
+    return server.model, models[server.model].get("max_model_len")
 
 
-def _tokenized(line: Line, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
+def tokenized(line: Line, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
     """The server's ids of fixed texts, equal to the tokenizer's; empty where the server does not tokenise."""
     out = []
     for text in TEXTS:

@@ -176,7 +176,7 @@ class Remote:
         body |= {"top_k": settings.top_k} if settings.top_k else {}
         body |= {"stop": list(settings.stop)} if settings.stop else {}
         where = f"server {self.server.places}{COMPLETIONS}"
-        return written(self._ask(body), self.tokenizer, self.stop_ids, body, where)
+        return written(self._ask(body), self.tokenizer, self.stop_ids, settings, where)
 
     def _ask(self, body: dict[str, Any]) -> Any:
         body = {"model": self.server.model, **body}
