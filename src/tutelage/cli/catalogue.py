@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tomli_w
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core import catalog
+from ..core.axes import AXES, axes, check_axes, on
 from ..core.errors import SettingError
 from ..core.needs import needs
 from ..core.recipe import Recipe
@@ -43,7 +44,7 @@ def facts(name: str) -> dict[str, Any]:
         },
         "differs": list(card.differs),
         "limits": list(card.limits),
-        "axes": dict(card.axes),
+        "axes": dict(card.axes) | axes(recipe),
         "needs": {who: sorted(n) for who, n in needs(recipe).items()},
         "uses": uses(recipe),
         "stages": [s.name for s in recipe.stages],
@@ -65,11 +66,17 @@ def example(name: str, build: Callable[..., Recipe]) -> str:
     return tomli_w.dumps(table)
 
 
-def show_list(console: Console, *, as_json: bool, uses: bool) -> None:
-    """Print the recipes."""
-    rows = [facts(name) for name in catalog.names()]
+def show_list(console: Console, *, as_json: bool, uses: bool, places: Sequence[str] = ()) -> None:
+    """Print the recipes, or those at some places on the axes, each as AXIS=PLACE.
+
+    Raises:
+        UnknownName: No such axis, or no such place on it.
+        SettingError: A place without the name of its axis.
+    """
+    wanted = _wanted(places)
+    rows = [row for row in map(facts, catalog.names()) if on(row["axes"], wanted)]
     if as_json:
-        keys = ("name", "family", "paper", "summary", "needs", "uses")
+        keys = ("name", "family", "paper", "summary", "needs", "uses", "axes")
         print(json.dumps([{k: r[k] for k in keys} for r in rows], indent=1))
     elif uses:
         _uses_table(console, rows)
@@ -83,12 +90,24 @@ def show_list(console: Console, *, as_json: bool, uses: bool) -> None:
         console.print(table)
 
 
+def _wanted(places: Sequence[str]) -> dict[str, str]:
+    pairs = [place.partition("=") for place in places]
+    for axis, sign, _ in pairs:
+        if not sign:
+            raise SettingError(
+                "--axis", got=repr(axis), expected="AXIS=PLACE", remedy=f"Axes are {', '.join(AXES)}; e.g. access=none."
+            )
+    wanted = {axis: place for axis, _, place in pairs}
+    check_axes(wanted)
+    return wanted
+
+
 def _uses_table(console: Console, rows: list[dict[str, Any]]) -> None:
     """Parts down, recipes across under numbers; where those do not fit side by side, as a list of numbers."""
     parts = sorted({p for r in rows for p in r["uses"]})
     numbers = [str(number) for number in range(1, len(rows) + 1)]
     table = Table(box=None, pad_edge=False)
-    if max(map(len, parts)) + sum(len(n) + 1 for n in numbers) < console.width:
+    if max(map(len, parts), default=0) + sum(len(n) + 1 for n in numbers) < console.width:
         for column in ("part", *numbers):
             table.add_column(column, justify="left" if column == "part" else "center")
         for part in parts:

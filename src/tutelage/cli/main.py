@@ -27,7 +27,12 @@ BAD_INPUT, STOPPED = 2, 130
 
 
 @app.command(name="list")
-def list_recipes(*, json: bool = False, uses: bool = False) -> None:
+def list_recipes(
+    *,
+    json: bool = False,
+    uses: bool = False,
+    axis: Annotated[list[str] | None, Parameter(name="--axis", negative="", consume_multiple=True)] = None,
+) -> None:
     """List the recipes with family, needs and paper.
 
     Example: tutelage list --uses
@@ -38,10 +43,13 @@ def list_recipes(*, json: bool = False, uses: bool = False) -> None:
         Print JSON instead of a table.
     uses:
         Print which shared parts each recipe is made of.
+    axis:
+        AXIS=PLACE, as often as needed: only recipes there. feedback is logit, outcome, self or text; access to the
+        teacher is white-box, black-box or none; granularity is token, sequence or hybrid.
     """
     from . import catalogue
 
-    catalogue.show_list(console, as_json=json, uses=uses)
+    catalogue.show_list(console, as_json=json, uses=uses, places=axis or ())
 
 
 @app.command

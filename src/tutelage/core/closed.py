@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .scores import Head
+from .scores import Head, Held, Scores
 
 if TYPE_CHECKING:
     from .context import Tile
-    from .signal import Read
+    from .signal import Read, Signal
 
 
 class Slope(Protocol):
@@ -21,8 +21,9 @@ class Slope(Protocol):
     Logits are those of the learner's read, scaled and capped, not normalised; they may not be written to. The slope is
     a tensor of its own. A value that is not a number asks for the general road.
 
-    ``fused``, if it has one, does all of it at once where it can: it gives the values, or None, and overwrites the
-    tile's rows of ``own.raw`` with the weighted slope.
+    ``fused(tile, own, scores, coefficients)``, if it has one, does all of it at once where it can: it gives the values,
+    or None, and overwrites the tile's rows of ``own.raw`` with the weighted slope. ``scores`` are those of the
+    learner's read: ``own`` itself, or what is mapped over it.
     """
 
     def __call__(self, tile: Tile, logits: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -35,10 +36,46 @@ class Closed:
     Args:
         learner: The read whose logits get the gradient; everything else that the form reads is fixed.
         slope: Values and slopes of a tile.
+        others: The other reads that the form compares with.
     """
 
     learner: Read
     slope: Slope
+    others: tuple[Read, ...] = ()
+
+
+@dataclass(frozen=True)
+class Times:
+    """A slope times numbers a unit that have no gradient.
+
+    Args:
+        slope: The slope.
+        factors: Signals without gradient.
+    """
+
+    slope: Slope
+    factors: tuple[Signal, ...]
+
+    def __call__(self, tile: Tile, logits: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = self.slope(tile, logits)
+        factor = self._factor(tile).to(slope.dtype)
+        return value * factor, slope.mul_(factor.unsqueeze(-1))
+
+    def fused(self, tile: Tile, own: Held, scores: Scores, coefficients: Tensor) -> Tensor | None:
+        """As the slope's own, if it has one."""
+        inner: Any = getattr(self.slope, "fused", None)
+        if inner is None:
+            return None
+        factor = self._factor(tile).to(coefficients.dtype)
+        value = inner(tile, own, scores, coefficients * factor)
+        return None if value is None else value * factor.to(value.dtype)
+
+    def _factor(self, tile: Tile) -> Tensor:
+        tile = tile.aside()  # what is remembered of these scores has no gradient
+        total = tile.still(self.factors[0])
+        for factor in self.factors[1:]:
+            total = total * tile.still(factor)
+        return total.expand(tile.index.shape)
 
 
 def through_squash(slope: Tensor, logits: Tensor, head: Head) -> Tensor:

@@ -216,7 +216,9 @@ class Context:
         if signal not in self._memo:
             self.prepare((signal,))
             if signal not in self._memo:
-                self._memo[signal] = signal(self)
+                # a sweep that asks from inside a pass without gradient must not leave a value without one behind
+                with torch.set_grad_enabled(self._grad):
+                    self._memo[signal] = signal(self)
         return self._memo[signal]
 
     # -- where an answer may be computed ------------------------------------------------------------------------
@@ -310,6 +312,10 @@ class Tile:
     def spread(self, signal: Signal, over: str) -> Tensor:
         return self(signal)
 
+    def aside(self) -> Tile:
+        """The same units in a tile of its own: what it remembers, others do not read."""
+        return Tile(self.ctx, self.over, self.index, self._held, self.rows)
+
     def log_probs(self, read: Read) -> Tensor:
         if read not in self._log_probs:
             self._log_probs[read] = self.scores(read).at(self.rows)
@@ -345,20 +351,23 @@ class Tile:
 
 
 def spread(value: Tensor, of: str, over: str, units: Mapping[str, Units], index: Tensor | None = None) -> Tensor:
-    """Values of one unit list, given to the units of another: the same list, or a row's value to each of its units."""
+    """Values of one unit list, given to the units of another: the list itself, or one that these units are part of."""
     if value.dim() == 0 or of == "":
         return value if index is None or value.dim() == 0 else value.expand(index.shape[0])
     if of == over:
         return value if index is None else value[index]
-    if of != "rows":
+    whole = units[over].part_of.get(of)
+    home = units[over].row if of == "rows" else whole
+    if home is None:
         raise NeedError(
             f"a signal over {over!r}",
             got=f"values over {of!r}",
-            expected=f"values over {over!r} or rows",
-            remedy="Pool the finer signal first (RowMean, RowSum).",
+            expected=f"values over {over!r}, rows or {', '.join(sorted(units[over].part_of)) or 'nothing else'}",
+            remedy="Pool the finer signal first (RowMean, RowSum, PartSum).",
         )
-    row = units[over].row
-    return value[row if index is None else row[index]]
+    home = home if index is None else home[index]
+    # what is part of nothing gets 0
+    return value[home] if whole is None else value[home.clamp_min(0)].masked_fill(home < 0, 0.0)
 
 
 __all__ = ["Asks", "Context", "Lazy", "Tile", "Voice", "full", "spread"]

@@ -81,5 +81,7 @@ def _need(read: Read, part: Signal) -> str:
     if getattr(part, "of_target", False) and not read.through:
         return "next.target"
     on: Any = getattr(part, "on", None)
+    if read.through:  # other logits give the rest another mass, which only a whole distribution tells
+        return "next"
     # categories that the student chooses may be any: only a whole distribution has them all
     return "next.top" if getattr(on, "k", None) is not None and on.of == "teacher" else "next"

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .closed import Closed, is_number, through_squash
+from .mapped import Mapped
 from .scores import Chunk, Head, Held, Lazy, Scores, add_product, product
 from .signal import Read, Signal
 
@@ -38,18 +39,22 @@ ACCELERATOR_ELEMENTS = 128 << 20
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What one sweep works on: signals over one unit list, and the lazy scores below them."""
+    """What one sweep works on: signals over one unit list, and the lazy scores below them.
+
+    ``beside`` are signals that are only read on the way, without gradient; their values follow those of the others.
+    """
 
     ctx: Context
     over: str
     signals: tuple[Signal, ...]
     leaves: tuple[Lazy, ...]
     width: int
+    beside: tuple[Signal, ...] = ()
 
     @classmethod
-    def of(cls, ctx: Context, over: str, signals: Sequence[Signal]) -> Sweep:
+    def of(cls, ctx: Context, over: str, signals: Sequence[Signal], beside: Sequence[Signal] = ()) -> Sweep:
         """Find the leaves, each once however many reads share it."""
-        reads: set[Read] = set().union(*(s.reads() for s in signals))
+        reads: set[Read] = set().union(*(s.reads() for s in (*signals, *beside)))
         found: dict[int, Lazy] = {}
         width = 1
         for read in sorted(reads, key=repr):
@@ -57,7 +62,7 @@ class Sweep:
             if isinstance(scores, Scores):
                 found.update({id(leaf): leaf for leaf in scores.leaves()})
                 width = max(width, scores.num_categories, *(leaf.num_categories for leaf in scores.leaves()))
-        return cls(ctx, over, tuple(signals), tuple(found.values()), width)
+        return cls(ctx, over, tuple(signals), tuple(found.values()), width, tuple(beside))
 
     @property
     def num_units(self) -> int:
@@ -76,9 +81,10 @@ class Sweep:
 
     def _closed(self, signal: Signal) -> tuple[Closed, Lazy] | None:
         closed = signal.closed()
-        if closed is None or not all(isinstance(self.ctx.field(read), Scores) for read in signal.own_reads()):
+        if closed is None or not all(isinstance(self.ctx.field(r), Scores) for r in (closed.learner, *closed.others)):
             return None
-        leaf = self.ctx.field(closed.learner)
+        scores = self.ctx.field(closed.learner)
+        leaf = scores.bottom if isinstance(scores, Mapped) else scores
         return (closed, leaf) if isinstance(leaf, Lazy) and any(leaf is one for one in self.moving) else None
 
     def sizes(self) -> tuple[int, int]:
@@ -102,12 +108,15 @@ def readouts(ctx: Context, over: str, signals: Sequence[Signal]) -> list[Tensor]
     return list(run(sweep, None)[0].unbind(0))
 
 
-def total(ctx: Context, over: str, signals: Sequence[Signal], coefficients: Tensor) -> tuple[Tensor, Tensor]:
-    """``sum_{s,u} c_{su} signal_s(u)`` with fixed coefficients Float[S U], and the values Float[S U] without gradient.
+def total(
+    ctx: Context, over: str, signals: Sequence[Signal], coefficients: Tensor, beside: Sequence[Signal] = ()
+) -> tuple[Tensor, Tensor]:
+    """``sum_{s,u} c_{su} signal_s(u)`` with fixed coefficients Float[S U], the values Float[S+B U] without gradient.
 
-    Units whose coefficients are all 0 are skipped and their values are 0.
+    The last B values are of the signals ``beside``, which are only read. Units whose coefficients are all 0 are skipped
+    and their values are 0.
     """
-    sweep = Sweep.of(ctx, over, signals)
+    sweep = Sweep.of(ctx, over, signals, beside)
     moving = sweep.moving
     inputs = [t for leaf in moving for t in tensors_of(leaf)]
     box: list[Tensor] = []
@@ -115,7 +124,7 @@ def total(ctx: Context, over: str, signals: Sequence[Signal], coefficients: Tens
         value = _Total.apply(sweep, coefficients, box, *inputs)
         return value, box[0]
     values = run(sweep, None, coefficients)[0]
-    return (values * coefficients).sum(), values
+    return (values[: len(signals)] * coefficients).sum(), values
 
 
 class _Total(torch.autograd.Function):
@@ -126,7 +135,7 @@ class _Total(torch.autograd.Function):
         values, grads = run(sweep, coefficients, coefficients)
         box.append(values)
         ctx.grads = grads
-        return (values * coefficients).sum()
+        return (values[: len(sweep.signals)] * coefficients).sum()
 
     @staticmethod
     @once_differentiable
@@ -162,13 +171,14 @@ def run(sweep: Sweep, coefficients: Tensor | None, skip: Tensor | None = None) -
         skip: Float[S U]; units where it is 0 for every signal are left out.
 
     Returns:
-        Values Float[S U] and, for every tensor of every moving leaf, its gradient or None.
+        Values Float[S+B U] and, for every tensor of every moving leaf, its gradient or None.
     """
     with torch.autocast(device_type=_device(sweep).type, enabled=False):
         moving = sweep.moving if coefficients is not None else ()
         sums = [_Gradient(leaf) for leaf in moving]
         dtype = max((_dtype(leaf) for leaf in sweep.leaves), key=lambda d: torch.finfo(d).bits, default=torch.float32)
-        values = torch.zeros(len(sweep.signals), sweep.num_units, dtype=dtype, device=_device(sweep))
+        num_rows = len(sweep.signals) + len(sweep.beside)
+        values = torch.zeros(num_rows, sweep.num_units, dtype=dtype, device=_device(sweep))
         tile_rows, chunk_rows = sweep.sizes()
         buffers: dict[int, Tensor] = {}
         for chunk in _kept(sweep, skip).split(chunk_rows):
@@ -200,6 +210,11 @@ def _tile(
 ) -> None:
     from .context import Tile
 
+    if sweep.beside:  # in a tile of their own: what they remember has no gradient
+        with torch.no_grad():
+            aside = Tile(sweep.ctx, sweep.over, index, held, rows)
+            for i, signal in enumerate(sweep.beside, len(sweep.signals)):
+                values[i, index] = aside(signal).to(values.dtype)
     tile = Tile(sweep.ctx, sweep.over, index, held, rows)
     if coefficients is None:
         with torch.no_grad():
@@ -232,7 +247,8 @@ def _fused(sweep: Sweep, tile: Tile, held: Chunk, coefficients: Tensor, values: 
     fused = None if closed is None else getattr(closed[0].slope, "fused", None)
     if closed is None or fused is None:
         return False
-    found = fused(tile, _own(held, closed[1]), coefficients[0, tile.index])
+    own, scores = _own(held, closed[1]), tile.scores(closed[0].learner)
+    found = fused(tile, own, scores, coefficients[0, tile.index])
     if found is not None:
         values[0, tile.index] = found.to(values.dtype)
     return found is not None
@@ -241,9 +257,12 @@ def _fused(sweep: Sweep, tile: Tile, held: Chunk, coefficients: Tensor, values: 
 def _slope(tile: Tile, closed: Closed, own: Held, coefficients: Tensor) -> tuple[Tensor, Tensor] | None:
     """Values and weighted slope in raw logits by the closed form; None where it gives no number."""
     logits = own.logits(tile.rows)
-    value, slope = closed.slope(tile, logits)
+    scores = tile.scores(closed.learner)
+    mapped = scores if isinstance(scores, Mapped) else None
+    value, slope = closed.slope(tile, logits if mapped is None else mapped.logits(tile.rows))
     if not is_number(value):
         return None
+    slope = slope if mapped is None else mapped.down(slope, tile.rows)
     return value, through_squash(slope, logits, own.head).mul_(coefficients.to(slope.dtype).unsqueeze(-1))
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from .errors import SettingError, unknown
-from .feedback import Alarm
-from .schedule import walk
+from .schedule import Progress, walk
 from .term import Part, Update
 from .workspace import Workspace
 
@@ -53,7 +52,7 @@ class Train:
     voices: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     views: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
-    alarms: tuple[Alarm, ...] = ()
+    alarms: tuple[Callable[[Progress, Any, Mapping[str, float]], tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a memory that follows a mean which nothing in the stage measures: it would stand still, unnoticed."""

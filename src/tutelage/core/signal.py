@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import torch
 from torch import Tensor
 
+from .closed import Closed, Times
+
 if TYPE_CHECKING:
-    from .closed import Closed
     from .context import Asks
 
 
@@ -67,7 +68,8 @@ class Signal(ABC):
         """The unit list of the values; empty if the same for every unit of any list."""
         found = [r.over for r in self.own_reads()] + [s.over for s in self.children()]
         named = list(dict.fromkeys(name for name in found if name))
-        return "" if not named else "tokens" if "tokens" in named else named[0]
+        finer = [name for name in named if name != "rows"]
+        return "" if not named else "tokens" if "tokens" in named else (finer or named)[0]
 
     def parts(self) -> Iterator[Any]:
         """The values of the dataclass fields, tuples opened."""
@@ -155,6 +157,15 @@ class Product(Signal):
             total = total * ctx.spread(factor, self.over)
         return total
 
+    def closed(self) -> Closed | None:
+        """That of the one factor that is not still, if the others are."""
+        moving = [f for f in self.factors if not still(f)]
+        closed = moving[0].closed() if len(moving) == 1 else None
+        if closed is None:
+            return None
+        others = tuple(f for f in self.factors if f is not moving[0])
+        return replace(closed, slope=Times(closed.slope, others)) if others else closed
+
 
 @dataclass(frozen=True)
 class Power(Signal):
@@ -206,6 +217,13 @@ class Uniform(Signal):
 
 
 uniform = Uniform()
+
+
+def still(signal: Signal) -> bool:
+    """Whether no gradient can pass it, whatever is below."""
+    if isinstance(signal, (Still, Noted, Constant, Uniform)):
+        return True
+    return isinstance(signal, (Sum, Product, Power)) and all(still(child) for child in signal.children())
 
 
 def full(value: float, size: int, like: Tensor | None) -> Tensor:

@@ -45,6 +45,7 @@ class Row:
         target: The unit's token ids.
         notes: Numbers by name, one a unit.
         num_cut: Trained tokens that were cut.
+        turn: For each unit, the turn of the record that it is in, from 0.
         foreign: The record in other tokenizers' ids, by view.
     """
 
@@ -54,6 +55,7 @@ class Row:
     target: list[int]
     notes: Mapping[str, list[float]]
     num_cut: int
+    turn: list[int]
     foreign: Mapping[str, ForeignRow] = field(default_factory=dict)
 
 
@@ -62,7 +64,8 @@ class Collate:
     """Records to a batch.
 
     A row longer than ``max_length`` in any view keeps its prompt and loses the end of its answer, the same tokens in
-    every view. A trained token that nothing precedes is not a unit. A batch without units is legal.
+    every view. A trained token that nothing precedes is not a unit. A batch without units is legal. The units ``turns``
+    are the runs of trained tokens that nothing untrained parts, and ``tokens`` are part of them.
 
     Args:
         tokenizer: Renders; its pad id (else EOS, else 0) fills the grid.
@@ -82,7 +85,7 @@ class Collate:
     foreign: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken = {"main", "tokens", "rows", "real"}
+        taken = {"main", "tokens", "turns", "rows", "real"}
         wrong = {
             "max_length": self.max_length < 2,
             "padding": self.padding not in ("right", "left"),
@@ -120,8 +123,9 @@ class Collate:
             _ints([i for row in rows for i in row.target]),
             homes,
         )
+        turns, homes["turns"] = _turns(rows)
         everyone = Units(torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.long))
-        units = {"tokens": tokens, "rows": everyone, "real": _real(rows), **more}
+        units = {"tokens": tokens, "turns": turns, "rows": everyone, "real": _real(rows), **more}
         return Batch(tuple(records), units, views, _notes(rows), _groups(records))
 
     def fit(self, record: Record) -> tuple[dict[str, list[Segment]], int]:
@@ -158,8 +162,9 @@ class Collate:
             raise _no_tokens(record)
         notes = {k: v[first:] for k, v in _token_notes(record, views["main"], num_cut).items()}
         own = range(first, first + len(target))
+        turn = _turn_of(views["main"])[first:]
         foreign = {name: self._elsewhere(record, whole["main"], name, own) for name in self.foreign}
-        return Row(record, ids, at, target, notes, num_cut, foreign)
+        return Row(record, ids, at, target, notes, num_cut, turn, foreign)
 
     def _elsewhere(self, record: Record, segments: Sequence[Segment], name: str, own: range) -> ForeignRow:
         shared = share(record, segments, self.tokenizer, self.foreign[name])
@@ -251,6 +256,28 @@ def _real(rows: Sequence[Row]) -> Units:
     lengths = [len(row.ids["main"]) for row in rows]
     row = _ints([r for r, length in enumerate(lengths) for _ in range(length)])
     return Units(row, _ints([t for length in lengths for t in range(length)]))
+
+
+def _turn_of(segments: Sequence[Segment]) -> list[int]:
+    """The turn of each trained token: a new one starts where something untrained stands between."""
+    out: list[int] = []
+    turn, parted = -1, True
+    for segment in segments:
+        if segment.trains and segment.ids:
+            turn, parted = turn + parted, False
+            out += [turn] * len(segment.ids)
+        else:
+            parted = parted or bool(segment.ids)
+    return out
+
+
+def _turns(rows: Sequence[Row]) -> tuple[Units, Tensor]:
+    """The turns of all rows, and for each token the one that it is part of."""
+    found = [list(dict.fromkeys(row.turn)) for row in rows]
+    number = {(r, t): n for n, (r, t) in enumerate((r, t) for r, some in enumerate(found) for t in some)}
+    place = _ints([p for some in found for p in range(len(some))])
+    home = _ints([number[r, t] for r, row in enumerate(rows) for t in row.turn])
+    return Units(_ints([r for r, _ in number]), place), home
 
 
 def _pad_id(tokenizer: Any) -> int:

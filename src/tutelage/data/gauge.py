@@ -69,6 +69,35 @@ class Gauge:
         return total / count if self.through is None else self.through(total / count)
 
 
+@dataclass(frozen=True)
+class Gauges:
+    """Several gauges read as one: signals that differ by data set.
+
+    Args:
+        of: The gauges, no data set in two of them.
+    """
+
+    of: tuple[Gauge, ...]
+
+    def __post_init__(self) -> None:
+        if not self.of or len(set(self.measures)) < len(self.measures):
+            raise SettingError(
+                "Gauges",
+                got=f"gauges over {', '.join(self.measures) or 'nothing'}",
+                expected="one gauge or more, each over data sets of its own",
+                remedy="Name each data set once.",
+            )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of all means."""
+        return tuple(name for gauge in self.of for name in gauge.measures)
+
+    def __call__(self, ws: Workspace) -> dict[str, float]:
+        """The means by data set."""
+        return {name: mean for gauge in self.of for name, mean in gauge(ws).items()}
+
+
 @dataclass(eq=False)
 class Gauged(Source, Memory):
     """A source that measures before every n-th step, the first included, and tells those that follow.
@@ -86,7 +115,7 @@ class Gauged(Source, Memory):
     """
 
     source: Source
-    gauge: Gauge
+    gauge: Gauge | Gauges
     tells: tuple[Memory, ...]
     every: int = 100
 

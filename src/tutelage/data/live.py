@@ -13,6 +13,7 @@ from ..core.errors import SettingError
 from ..core.record import Record
 from ..core.schedule import Memory, Progress, Schedule, value_at
 from ..core.workspace import Workspace
+from .ahead import Pending, engines_of
 from .collate import by_group
 from .pipeline import reads_of, run_steps
 from .source import Corpus, Source, coin_generator
@@ -25,6 +26,10 @@ class Live(Source, Memory):
     A round is the ``size`` prompts of a global batch; each process runs the chain on its own slots. Draws of a round
     are seeded under the path (stage, round). A group that comes out fills a slot, in order; a step that reads ``whole``
     sees this process's part of the round.
+
+    Where the models that write have engines that work ahead (``rollouts.ahead``), the next round is written while this
+    one trains, with the weights from before this round's first step: it is one round old when it is trained on. It is
+    part of the state that is saved, so that a run that goes on trains on the same rows.
 
     Args:
         *steps: The chain.
@@ -51,16 +56,33 @@ class Live(Source, Memory):
         """Forget the round."""
         self._key: list[Any] = []
         self._round: list[list[Record]] = []
+        self._ahead: dict[str, Pending[list[list[Record]]]] = {}
 
     def take(self, progress: Progress, ws: Workspace, size: int, slots: Sequence[int]) -> list[list[Record]]:
         """The round's rows, generated at the round's first step."""
         number = progress.step // self.reuse
         key, held = [progress.stage, number, size], self._key[3:]
         if self._key[:3] != key or not set(slots) <= set(held):
-            self._round = self._run(progress, number, ws, size, slots)
+            ready = self._ahead.pop(progress.stage, None)
+            if ready is not None and ready.key == [*key, *slots]:
+                self._round = ready.result()
+            else:
+                self._round = self._run(progress, number, ws, size, slots)
             self._key, held = [*key, *slots], list(slots)
+            self._begin(progress, number + 1, ws, size, slots)
         place = {slot: number for number, slot in enumerate(held)}
         return [list(self._round[place[slot]]) for slot in slots]
+
+    def _begin(self, progress: Progress, number: int, ws: Workspace, size: int, slots: Sequence[int]) -> None:
+        """Have the next round written, where engines work ahead and it will be trained on."""
+        engines = engines_of(self.steps, ws)
+        if not engines or number * self.reuse >= progress.num_steps:
+            return
+        for model in ws.models.values():
+            if getattr(model, "engine", None) in engines:
+                model.engine.follow(model)
+        key = [progress.stage, number, size, *slots]
+        self._ahead[progress.stage] = Pending(key, lambda: self._run(progress, number, ws, size, slots), engines)
 
     def _run(
         self, progress: Progress, number: int, ws: Workspace, size: int, slots: Sequence[int]
@@ -82,12 +104,18 @@ class Live(Source, Memory):
         return [replace(row, id=f"{row.id}#{k}", group=row.id) for k in range(self.repeat)]
 
     def state_dict(self) -> dict[str, Any]:
-        """The round, as JSON-ready records."""
-        return {"key": list(self._key), "round": _dump(self._round)}
+        """The round, and the next one if it is being written, as JSON-ready records."""
+        state: dict[str, Any] = {"key": list(self._key), "round": _dump(self._round)}
+        # one that failed is written again, with the weights with which the run goes on
+        made = {stage: (each.key, each.kept()) for stage, each in self._ahead.items()}
+        ahead = {stage: {"key": key, "round": _dump(rows)} for stage, (key, rows) in made.items() if rows is not None}
+        return state | ({"ahead": ahead} if ahead else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a saved round."""
         self._key, self._round = list(state["key"]), _load(state["round"])
+        saved = {stage: (list(each["key"]), _load(each["round"])) for stage, each in state.get("ahead", {}).items()}
+        self._ahead = {stage: Pending(key, lambda rows=rows: rows) for stage, (key, rows) in saved.items()}
 
     def joined(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The parts of the round as one, from which any number of processes takes its slots."""

@@ -22,6 +22,9 @@ class Causal(Body):
     field ``next``: lazy scores over the hidden states after the final norm at the trained units; no head is applied.
     """
 
+    engine: Any = None
+    """What writes in its place (``models.engine.Engine``), or None."""
+
     @property
     def body(self) -> Any:
         """Everything before the head, final norm included."""

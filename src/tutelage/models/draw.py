@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,17 @@ class Sampling:
                     expected=expected,
                     remedy=f"Set {name} within its range.",
                 )
+
+
+def drawn_from(own: tuple[float, ...], settings: Sampling) -> tuple[float, ...]:
+    """Log-probabilities under what was drawn from, where the model's own are all that is known.
+
+    They are the same for plain sampling, 0 for one token a place, else nan.
+    """
+    if settings.temperature == 0:
+        return (0.0,) * len(own)
+    plain = settings.temperature == 1 and settings.top_p == 1 and not settings.top_k
+    return own if plain else (math.nan,) * len(own)
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,6 +81,9 @@ def sample(
         return []
     if isinstance(causal, Elsewhere):
         return causal.write(prompts, settings, seeds)
+    engine = getattr(causal, "engine", None)
+    if engine is not None and not others:
+        return engine.write(causal, prompts, settings, seeds)
     with torch.no_grad(), ExitStack() as stack:
         for each in (causal, *(model for model, _ in others)):
             stack.enter_context(resting(each.model))

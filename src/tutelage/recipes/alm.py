@@ -5,8 +5,9 @@ from ..core.recipe import Recipe, Train, recipe
 from ..core.signal import Read, Still, uniform
 from ..core.term import Term, Update, kept, per_token
 from ..data.source import Corpus
-from ..signals.chunks import BinaryEvent, Last, MatchEvents, Opens, PartSum, RunSum, Starts
+from ..signals.chunks import BinaryEvent, Last, MatchEvents, Opens, RunSum, Starts
 from ..signals.match import Targets
+from ..signals.parts import PartSum
 from ..signals.readouts import LogProb
 from ..voices.align import Aligned
 

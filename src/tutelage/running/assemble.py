@@ -36,7 +36,7 @@ from ..surgery.shrink import Shrink
 from ..training.settings import TrainSettings
 from ..voices.align import foreign_slots
 from ..voices.cached import Stored
-from . import apart, caching, far
+from . import apart, caching, far, rollouts
 from .runfile import ModelSettings, RunFile, ShrinkSettings
 from .work import engine_of
 
@@ -79,6 +79,7 @@ def recipe_of(run: RunFile) -> Recipe:
         )
     caching.check(recipe, run)
     far.check_gives(recipe, run)
+    rollouts.check(run, recipe)
     apart.check_split(run, recipe)
     engine_of(run)
     _check_slots(run, recipe)
@@ -164,6 +165,7 @@ def load_models(
                 workspace.models[slot], rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=run.seed
             )
     caching.connect(run, workspace, say)
+    rollouts.connect(run, workspace.models, folder, say)
 
 
 def build_parts(stage: Train, workspace: Workspace, device: Any = "cpu") -> None:

@@ -62,6 +62,14 @@ def kind(settings: CacheSettings) -> type[Form]:
     return FORMS[str(_facts(settings)["form"])]
 
 
+def bytes_a_position(run: RunFile, slot: str, shadow: Any) -> float:
+    """About how many bytes a slot's cache takes a position, of a model with these sizes."""
+    facts = _facts(cached_slots(run)[slot]) | {"num_categories": shadow.num_categories}
+    return form_of(
+        facts | ({"num_features": shadow.hidden_size} if facts["form"] == "states" else {})
+    ).bytes_a_position()
+
+
 def check(recipe: Recipe, run: RunFile) -> None:
     """Refuse a cache of what moves, and objectives that read more of it than it holds without bias.
 

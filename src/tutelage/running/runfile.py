@@ -67,6 +67,46 @@ class ServerSettings(BaseModel):
     )
 
 
+class RolloutSettings(BaseModel):
+    """Who writes in a model's place, with the weights that it has now: a vLLM server, or vLLM in this process."""
+
+    model_config = STRICT
+
+    url: str | None = Field(None, description="The server's http://HOST:PORT; it takes new weights before each round.")
+    engine: Literal["vllm"] | None = Field(None, description="Write in this process by vLLM, which must be installed.")
+    model: str = Field("student", description="The model's name at the server.")
+    api_key_env: str = Field("", description="The environment variable that holds the server's key.")
+    weights: str | None = Field(
+        None, description="The folder that weights go through, for the server to read; in the run's folder by default."
+    )
+    weights_there: str = Field("", description="The same folder as the server sees it, where its path is another one.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the weights that go over.")
+    ahead: Literal[0, 1] = Field(
+        0, description="1 writes the next round while this one trains: its answers are one round old (server only)."
+    )
+    tolerance_nats: float = Field(
+        0.1, gt=0, description="How far what it says of a fixed text may be from the model after weights went over."
+    )
+    timeout_seconds: float = Field(300.0, gt=0, description="The longest that one request may take (server).")
+    retry_seconds: float = Field(120.0, ge=0, description="How long a failed request is tried again (server).")
+    concurrency: int = Field(64, ge=1, description="Answers written at once (server).")
+    max_length: int | None = Field(None, ge=2, description="The longest prompt and answer together (engine).")
+    cache_gigabytes: float = Field(1.0, gt=0, description="Memory for keys and values (engine).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"engine": value} if value == "vllm" else {"url": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> RolloutSettings:
+        if (self.url is None) == (self.engine is None):
+            raise ValueError("give exactly one of url and engine")
+        if self.ahead and self.engine is not None:
+            raise ValueError("ahead needs a server: an engine in this process would write while weights move")
+        return self
+
+
 class CacheSettings(BaseModel):
     """Where what a model says is kept and read again; settings left out are those of the folder, or the usual ones."""
 
@@ -110,6 +150,9 @@ class ModelSettings(BaseModel):
     bits: Literal[8] | None = Field(None, description="8 holds the blocks' weights as int8; it then only speaks.")
     lora: LoraSettings | None = None
     cache: CacheSettings | None = Field(None, description="A folder, or a table: what it says is kept and read again.")
+    rollouts: RolloutSettings | None = Field(
+        None, description="Who writes in its place while it trains: a server's address, vllm, or a table."
+    )
     shard: bool = Field(
         False, description="Split its weights over the processes (FSDP2) instead of holding them whole in each."
     )
@@ -324,6 +367,7 @@ def _keys(path: Sequence[Any], error: ValidationError) -> list[str]:
         "shrink": ShrinkSettings,
         "lora": LoraSettings,
         "server": ServerSettings,
+        "rollouts": RolloutSettings,
         "cache": CacheSettings,
         "data": DataSettings,
         "evaluate": EvaluateSettings,

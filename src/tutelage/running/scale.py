@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..core.errors import SettingError
-from ..core.node import CHUNK_ELEMENTS
 from ..models.cost import BYTES, Cost, cost
 from ..training.settings import TrainSettings
+from .peak import head_elements
 
 MASTER_BYTES = 4
 """What trains is held in float32: weights, gradients and both moments."""
@@ -184,7 +184,8 @@ def _memory(roles: Mapping[str, Role], settings: TrainSettings, machines: Machin
         out[f"activations of {slot}"] = _activations(role, settings, positions)
     widest = max(role.vocabulary for role in roles.values())
     heads = max((role.vocabulary * role.hidden for role in roles.values() if role.moves), default=0)
-    out["loss buffers"] = MASTER_BYTES * (2 * min(CHUNK_ELEMENTS, widest * positions) + heads)
+    chunk = min(head_elements(settings, len(roles), accelerated=True), widest * positions)
+    out["loss buffers"] = MASTER_BYTES * (len(roles) * chunk + heads)
     return out
 
 

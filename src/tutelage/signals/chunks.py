@@ -13,39 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core.batch import Units
 from ..core.context import Asks
-from ..core.errors import NeedError, SettingError
+from ..core.errors import SettingError
 from ..core.scores import Scores, Wrapped, log_rest
 from ..core.signal import Couples, Read, Signal, Still
 from ..models.spelling import opens
-
-
-@dataclass(frozen=True)
-class PartSum(Signal):
-    """The sum of a signal over the units that each coarser unit is made of: Float[chunks].
-
-    Of log-probabilities of tokens it is the log-likelihood of the chunk.
-
-    Args:
-        of: A signal over the finer units.
-        into: The coarser unit list.
-    """
-
-    of: Signal
-    into: str
-    couples: ClassVar[Couples] = Couples.ROW
-
-    @property
-    def over(self) -> str:
-        return self.into
-
-    def __call__(self, ctx: Asks) -> Tensor:
-        home = _home(ctx.batch.units[self.of.over], self.of.over, self.into)
-        values = ctx(self.of).expand(home.shape[0])
-        inside = home >= 0
-        out = torch.zeros(len(ctx.batch.units[self.into]), dtype=values.dtype, device=values.device)
-        return out.index_add(0, home[inside], values[inside])
+from .parts import home_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +51,7 @@ class Starts(Signal):
 
     def __call__(self, ctx: Asks) -> Tensor:
         fine, chunks = ctx.batch.units[self.of.over], ctx.batch.units[self.into]
-        home = _home(fine, self.of.over, self.into)
+        home = home_of(fine, self.of.over, self.into)
         begins = ctx(Still(self.of)).expand(len(fine))
         if not len(chunks):
             return begins.new_zeros(0)
@@ -226,14 +199,3 @@ class Last(Signal):
 
     def __call__(self, ctx: Asks) -> Tensor:
         return ctx.log_probs(self.of)[..., -1].exp()
-
-
-def _home(units: Units, over: str, into: str) -> Tensor:
-    if into not in units.part_of:
-        raise NeedError(
-            f"sum over {into!r}",
-            got=f"units {over!r} that are part of {', '.join(sorted(units.part_of)) or 'nothing'}",
-            expected=f"units that are part of {into!r}",
-            remedy="Let a voice that aligns by bytes read the batch (voices.align.Aligned).",
-        )
-    return units.part_of[into]

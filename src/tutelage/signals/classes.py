@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ..core.context import Asks
 from ..core.errors import SettingError
-from ..core.recipe import Generate
+from ..core.recipe import Generate, Train
+from ..core.schedule import Schedule
 from ..core.signal import Read, Signal
-from ..core.term import Part, Term
+from ..core.term import Part, Term, Update
 from ..data.source import Corpus
 from ..data.steps.label import Label
 from ..models.parts import Classes
@@ -93,7 +94,9 @@ class Answer:
         """Cross-entropy with the data's answer."""
         return NotedClass(self.read(who)) if self.classes else Targets(self.read(who))
 
-    def judged(self, teacher: str, temperature: float, soft: float, hard: float) -> tuple[Term, Term]:
+    def judged(
+        self, teacher: str, temperature: float, soft: float | Schedule, hard: float | Schedule
+    ) -> tuple[Term, Term]:
         """The student's terms ``soft``, ``T^2 KL(p_T || q_T)``, and ``hard``, with their weights."""
         match = Match(Tempered(kl_forward, temperature), self.read("student"), self.read(teacher))
         return Term("soft", match, scale=soft), Term("hard", self.hard("student"), scale=hard)
@@ -103,6 +106,12 @@ class Answer:
         sizes = (("in_features", f"{who}.hidden_size"),)
         settings = (("out_features", len(self.classes)),)
         return {f"{who}.classes": Part(Classes, settings, sizes)} if self.classes else {}
+
+    def probed(self, who: str, source: Corpus) -> tuple[Train, ...]:
+        """The stage ``probe`` that trains a model's head over classes, and nothing else, where there is one."""
+        heads = self.heads(who)
+        update = Update((Term("hard", self.hard(who)),), tuple(heads), watch=self.watch(who))
+        return (Train("probe", source, (update,), parts=heads),) if heads else ()
 
     def watch(self, who: str) -> tuple[tuple[str, Signal], ...]:
         """How often the most probable class is the label."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.context import Asks
 from ..core.errors import SettingError
-from ..core.signal import Couples, Signal, Still
+from ..core.signal import Couples, Noted, Signal, Still
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,35 @@ class Ratio(Signal):
 
     def children(self) -> tuple[Signal, ...]:
         return (Still(self.new), Still(self.old))
+
+
+@dataclass(frozen=True)
+class Truncated(Signal):
+    """``min(exp(new - old), cap)`` where a sampler drew the token and said ``old`` of it, 1 elsewhere; no gradient.
+
+    Args:
+        new: Log-probabilities of the tokens that are there.
+        note: The note over tokens that holds ``old``; above 0 where no sampler drew the token.
+        cap: The largest ratio, > 0.
+
+    Source: arXiv:1802.01561 (truncated importance weights).
+    """
+
+    new: Signal
+    note: str
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cap < math.inf:
+            raise SettingError("Truncated.cap", got=str(self.cap), expected="a finite number > 0", remedy="2 is usual.")
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        old = ctx.spread(Noted(self.note), "tokens")
+        gap = ctx.spread(Still(self.new), "tokens") - old
+        return torch.where(old > 0, torch.ones_like(gap), gap.clamp_max(math.log(self.cap)).exp())
+
+    def children(self) -> tuple[Signal, ...]:
+        return (Still(self.new), Noted(self.note))
 
 
 @dataclass(frozen=True)

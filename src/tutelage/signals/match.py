@@ -12,7 +12,8 @@ from torch import Tensor
 from ..core.closed import Closed
 from ..core.context import Asks, Tile
 from ..core.errors import SettingError
-from ..core.scores import Head, Held
+from ..core.mapped import Divided
+from ..core.scores import Head, Held, Scores
 from ..core.signal import Read, Signal
 from .buckets import BucketSlope, bucketed
 from .divergences.closed import Form, Side, closed_form
@@ -116,7 +117,7 @@ class Match(Signal):
         else:
             form = closed_form(self.compare) if isinstance(self.on, Whole) else None
             slope = None if form is None else WholeSlope(form, self.p, launch_of(self.compare))
-        return None if slope is None else Closed(self.q, slope)
+        return None if slope is None else Closed(self.q, slope, (self.p,))
 
 
 @dataclass(frozen=True)
@@ -132,16 +133,26 @@ class WholeSlope:
         _same_categories(logits, other)
         return self.form(logits, other.to(logits.dtype))
 
-    def fused(self, tile: Tile, own: Held, coefficients: Tensor) -> Tensor | None:
-        """By one kernel, where it can run and the other side is held logits too."""
-        other = tile.scores(self.p)
-        if self.launch is None or not isinstance(other, Held) or other is own:
+    def fused(self, tile: Tile, own: Held, scores: Scores, coefficients: Tensor) -> Tensor | None:
+        """By one kernel, where it can run and both sides are held logits, divided by numbers a unit or as they are."""
+        mine, theirs = _divided(scores, tile.rows), _divided(tile.scores(self.p), tile.rows)
+        if self.launch is None or mine is None or theirs is None or theirs[0] is own:
             return None
+        other = theirs[0]
         raw, other_raw = own.raw[tile.rows], other.raw[tile.rows]
         if not usable(raw) or other_raw.dtype != raw.dtype or not (_finite(own.head) and _finite(other.head)):
             return None
         _same_categories(raw, other_raw)
-        return self.launch(raw, own.head, other_raw, other.head, coefficients)
+        return self.launch(raw, own.head, other_raw, other.head, coefficients, (mine[1], theirs[1]))
+
+
+def _divided(scores: Scores, rows: slice) -> tuple[Held, Tensor | None] | None:
+    """Held logits and what divides them, Float[k]; None for scores of another form."""
+    by: Tensor | None = None
+    while isinstance(scores, Divided):
+        by = scores.by[rows] if by is None else by * scores.by[rows]
+        scores = scores.of
+    return (scores, by) if isinstance(scores, Held) else None
 
 
 def _finite(head: Head) -> bool:

@@ -65,6 +65,38 @@ class Draw(Signal):
 
 
 @dataclass(frozen=True)
+class Opening(Signal):
+    """1 for the first units of each record, up to a share of the record's sum of ``by``, else 0: Float[U].
+
+    A record's first unit is always in; one whose sum is 0 has no other.
+
+    Args:
+        share: In (0, 1]; 1 keeps every unit.
+        by: A signal >= 0 over tokens.
+    """
+
+    share: float
+    by: Signal
+    couples: ClassVar[Couples] = Couples.ROW
+
+    def __post_init__(self) -> None:
+        _share("Opening.share", self.share)
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        units, values = ctx.batch.units[self.by.over or "tokens"], _values(ctx, self.by).double()
+        if not len(values):
+            return values.float()
+        total = torch.zeros(ctx.batch.num_rows, dtype=torch.float64, device=values.device).index_add(
+            0, units.row, values
+        )
+        summed = values.cumsum(0)  # units of a row are neighbours, in time order
+        before = torch.zeros_like(total).index_copy(0, units.row[units.time == 0], (summed - values)[units.time == 0])
+        reached = (summed - before[units.row]) / total.clamp_min(torch.finfo(torch.float64).tiny)[units.row]
+        # a hair of room: the last unit's share of the sum is 1 but for rounding
+        return ((reached <= self.share + 1e-9) & (total > 0)[units.row] | (units.time == 0)).float()
+
+
+@dataclass(frozen=True)
 class Above(Signal):
     """1 where ``of`` is above a bound, else 0."""
 

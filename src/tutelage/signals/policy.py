@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,8 @@ class Clipped(Signal):
         low: Clip below, in [0, 1).
         high: Clip above, >= 0; equal to ``low`` in PPO and GRPO, larger in DAPO.
         of: The learner.
+        most: The largest ``|log r|``, > 0; beyond it the gradient is 0, so that an ``against`` that is no policy of the
+            learner's (a teacher's share) cannot make the ratio overflow.
 
     Source: arXiv:1707.06347, arXiv:2402.03300.
     """
@@ -53,19 +56,21 @@ class Clipped(Signal):
     low: float = 0.2
     high: float = 0.2
     of: Read = Read("student")
+    most: float = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < 1 or self.high < 0:
+        if not 0 <= self.low < 1 or self.high < 0 or not self.most > 0:
             raise SettingError(
                 "Clipped",
-                got=f"low={self.low}, high={self.high}",
-                expected="low in [0, 1), high >= 0",
-                remedy="0.2 for both is usual.",
+                got=f"low={self.low}, high={self.high}, most={self.most}",
+                expected="low in [0, 1), high >= 0, most > 0",
+                remedy="0.2 for both bounds is usual.",
             )
 
     def __call__(self, ctx: Asks) -> Tensor:
         advantage = ctx.spread(Still(self.advantage), "tokens")
-        ratio = (ctx(LogProb(self.of)) - ctx.spread(Still(self.against), "tokens")).exp()
+        ratio = ctx(LogProb(self.of)) - ctx.spread(Still(self.against), "tokens")
+        ratio = (ratio.clamp(-self.most, self.most) if math.isfinite(self.most) else ratio).exp()
         bounded = ratio.clamp(1 - self.low, 1 + self.high)
         return -torch.minimum(ratio * advantage, bounded * advantage)
 

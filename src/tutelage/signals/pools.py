@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.context import Asks
+from ..core.errors import SettingError
 from ..core.signal import Couples, Signal
 
 
@@ -48,6 +49,46 @@ class RowMean(Signal):
         values = ctx(self.of).expand(row.shape[0])
         count = _sum_by(torch.ones_like(values), row, ctx.batch.num_rows)
         return _sum_by(values, row, ctx.batch.num_rows) / count.clamp_min(1)
+
+
+@dataclass(frozen=True)
+class RowQuantile(Signal):
+    """The quantile of a record's units, linear between neighbours, 0 for a record without one: Float[R].
+
+    Args:
+        of: A signal over units.
+        share: In [0, 1]: 0 is the least, 1 the greatest value.
+    """
+
+    of: Signal
+    share: float
+    couples: ClassVar[Couples] = Couples.ROW
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise SettingError(
+                "RowQuantile.share", got=str(self.share), expected="a share in [0, 1]", remedy="0.5 is the median."
+            )
+
+    @property
+    def over(self) -> str:
+        return "rows"
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        row = ctx.batch.units[self.of.over or "tokens"].row
+        x = ctx(self.of).expand(row.shape[0])
+        if not len(x):
+            return x.new_zeros(ctx.batch.num_rows)
+        # by value, then by row: the rows follow one another, each in rising order
+        order = x.argsort(stable=True)
+        ordered = x[order[row[order].argsort(stable=True)]]
+        count = torch.bincount(row, minlength=ctx.batch.num_rows)
+        first, last = count.cumsum(0) - count, (count.cumsum(0) - 1).clamp_min(0)
+        place = self.share * (count - 1).clamp_min(0).double()
+        low = (first + place.long()).clamp_max(len(x) - 1)
+        high = torch.minimum(low + 1, last)
+        value = torch.lerp(ordered[low], ordered[high], (place - place.floor()).to(x.dtype))
+        return value.masked_fill(count == 0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,17 @@ class Floor(Signal):
 
 
 @dataclass(frozen=True)
+class Ceiling(Signal):
+    """``min(x, bound)``."""
+
+    of: Signal
+    bound: float
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        return ctx(self.of).clamp_max(self.bound)
+
+
+@dataclass(frozen=True)
 class GroupSoftmax(Signal):
     """The softmax of ``x / temperature`` among some rows of a group, times their number: Float[R], mean 1 among them.
 

@@ -17,6 +17,7 @@ from ..core.errors import DataError, SettingError, unknown
 from ..core.record import Record
 from ..core.workspace import Workspace
 from ..data.collate import Collate, split
+from ..data.hashing import hash_bytes
 from ..models.causal import resting
 
 FILE = "fitted.safetensors"
@@ -29,24 +30,33 @@ class Fitted(nn.Module):
     Args:
         weight: Float[C D].
         bias: Float[C].
+        ids: Int[K], the categories that it is about, where these are not the first ones.
     """
 
     weight: Tensor
     bias: Tensor
+    ids: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, ids: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
+        self.register_buffer("ids", ids)
 
     def forward(self, x: Tensor) -> Tensor:
         """The map."""
         return nn.functional.linear(x, self.weight, self.bias)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Content hashes, as a model's; a fit has no tokenizer."""
+        text = b"".join(x.cpu().contiguous().numpy().tobytes() for x in self.state_dict().values())
+        return {"weights_sha256": hash_bytes(text), "tokenizer_sha256": "none"}
+
     def save(self, folder: Path) -> None:
         """Write it into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / FILE)
+        save_file({name: x.contiguous() for name, x in self.state_dict().items()}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Fitted:

@@ -26,6 +26,7 @@ from . import optim
 from .distributed import Processes
 from .interrupt import Interrupted, ctrl_c
 from .log import Listener, Metrics, Silent
+from .sampler import NAMES, Drawn, corrected, judged
 from .settings import TrainSettings
 from .shards import asked, clip
 from .step import Outcome, Plan, run_update
@@ -87,6 +88,8 @@ class Loop:
         """
         megabytes = self.settings.head_megabytes
         self.workspace.head_bytes = None if megabytes is None else megabytes * 10**6
+        self._told = False
+        self.drawn = Drawn.of(self.stage.source, [slot for u in self.stage.updates for slot in u.moves])
         self.moving = [self._moving(u) for u in self.stage.updates]
         self.memories = memories({"stage": self.stage, "watchers": self.watchers})
         for memory in self.memories.values():
@@ -168,6 +171,7 @@ class Loop:
             idle=idle,
         )
         self.processes.shards.rest()
+        self._judge(outcome, progress)
         norm = clip(moving.parameters, self.settings.clip_norm)
         if not math.isfinite(norm):
             raise Diverged(
@@ -179,6 +183,14 @@ class Loop:
         moving.optimizer.step()
         moving.optimizer.zero_grad(set_to_none=True)
         return outcome, norm
+
+    def _judge(self, outcome: Outcome, progress: Progress) -> None:
+        """Look at how far the sampler is from the trainer, before anything moves."""
+        gap = outcome.tallies.get(NAMES[0])
+        told = judged(gap.mean, self.settings, progress) if gap is not None else ""
+        if told and not self._told:
+            self.listener.note(told)
+            self._told = True
 
     def _draw(self, progress: Progress, name: str) -> list[Record]:
         stage = Progress(f"{progress.stage} {name}".strip(), progress.step, progress.num_steps)
@@ -194,7 +206,7 @@ class Loop:
         """This process's micro-batches, and idle ones where others have more than it can be out of step with."""
         size = self.settings.micro_batch_size or max(1, len(records))
         device = self.processes.accelerator.device
-        batches = [self.collate(rows).to(device) for rows in self.split(records, size)]
+        batches = [self._collated(rows).to(device) for rows in self.split(records, size)]
         table = self.processes.table(sum(len(b.units["tokens"]) for b in batches), len(batches))
         if float(table[:, 0].sum()) == 0:
             raise DataError(
@@ -208,8 +220,11 @@ class Loop:
         spare = batches[-1:]
         if float(table[:, 1].min()) == 0:  # a process without rows works along on a row of another
             lent = next(rows for rows in self.processes.gather(list(records[:1])) if rows)
-            spare = spare or [self.collate(lent).to(device)]
+            spare = spare or [self._collated(lent).to(device)]
         return batches, spare * (most - len(batches))
+
+    def _collated(self, records: Sequence[Record]) -> Batch:
+        return self.drawn.filled(self.collate(self.drawn.marked(records)))
 
     def _counted(self, batches: Sequence[Batch], seconds: float) -> dict[str, Any]:
         tokens = torch.tensor(
@@ -252,7 +267,10 @@ class Loop:
             if self.settings.gradient_checkpointing and recompute is not None:
                 recompute(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = optim.adamw(modules.items(), self.settings, update.learning_rate)
-        plan = Plan.of(update, self.voices)
+        drawn = self.drawn if self.drawn.slot in update.moves else Drawn()
+        if self.settings.sampler_gap == "correct":
+            update = corrected(update, drawn, self.settings.sampler_ratio_cap)
+        plan = Plan.of(update, self.voices, drawn)
         wrapped = self.processes.wrap(modules, any("next" not in plan.wants.get(slot, ()) for slot in modules))
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
         return Moving(update, plan, modules, optimizer, wrapped, parameters)
@@ -285,7 +303,7 @@ class Loop:
     @contextmanager
     def _kept(self, step: int) -> Iterator[None]:
         """Where a server fails in a step, save what came before; several processes keep their last checkpoint."""
-        alone = self.processes.world == 1 and any(hasattr(m, "far") for m in self.workspace.models.values())
+        alone = self.processes.world == 1 and any(map(_far, self.workspace.models.values()))
         states = {path: m.state_dict() for path, m in self.memories.items()} if alone else {}
         try:
             yield
@@ -335,6 +353,11 @@ class Loop:
 def module_of(model: Any) -> nn.Module:
     """The module of a slot: a part is one, a model adapter holds one."""
     return model if isinstance(model, nn.Module) else model.model
+
+
+def _far(model: Any) -> bool:
+    """Whether a server speaks or writes for it."""
+    return hasattr(model, "far") or getattr(getattr(model, "engine", None), "far", False)
 
 
 def _tokens(batch: Batch) -> int:

@@ -36,6 +36,15 @@ class TrainSettings(BaseModel):
         None, ge=1, description="Memory for logits in a loss, all models together; smaller is slower, not different."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")
+    sampler_gap: Literal["warn", "correct", "refuse"] = Field(
+        "warn",
+        description="What is done where the sampler of rollouts and the trainer are too far apart; correct multiplies "
+        "each drawn token's loss by how much likelier the trainer finds it.",
+    )
+    sampler_gap_nats: float = Field(
+        0.1, gt=0, description="The bound: mean difference of their log-probabilities of the drawn tokens."
+    )
+    sampler_ratio_cap: float = Field(2.0, gt=0, description="The largest factor of a correction.")
     freeze: tuple[str, ...] = Field((), description="Parameters whose names contain one of these do not train.")
     checkpoint_seconds: float = Field(
         120.0, gt=0, description="Time between checkpoints; one is always written at a stage's end."

@@ -19,9 +19,10 @@ from ..core.context import Context, Voice
 from ..core.errors import Diverged, NeedError
 from ..core.joined import Alone, Joined, Peers, couples, readable
 from ..core.schedule import Progress, value_at
-from ..core.signal import Couples, Read, Signal
+from ..core.signal import Couples, Read, Signal, Still
 from ..core.term import Tally, Term, Update
 from ..core.workspace import Workspace
+from .sampler import NAMES, Drawn, tallies
 
 AllReduce = Callable[[Tensor], Tensor]
 
@@ -34,14 +35,16 @@ class Plan:
         update: The update.
         voices: Every voice that may be asked, by name.
         wants: Fields that each voice is asked for.
+        drawn: Which tokens a slot that moves has drawn itself.
     """
 
     update: Update
     voices: Mapping[str, Voice]
     wants: Mapping[str, frozenset[str]]
+    drawn: Drawn = Drawn()
 
     @classmethod
-    def of(cls, update: Update, voices: Mapping[str, Voice]) -> Plan:
+    def of(cls, update: Update, voices: Mapping[str, Voice], drawn: Drawn | None = None) -> Plan:
         """Collect the reads of an update's terms, and what voices ask of other voices."""
         signals = [s for t in update.objective for s in (t.loss, t.weight)] + [s for _, s in update.watch]
         reads = _with_lenses(r for s in signals for r in s.reads())
@@ -52,7 +55,7 @@ class Plan:
             upstream = getattr(voices.get(who), "upstream", None)
             for other, fields_ in (upstream() if upstream else {}).items():
                 wants.setdefault(other, set()).update(fields_)
-        return cls(update, voices, {w: frozenset(f) for w, f in wants.items()})
+        return cls(update, voices, {w: frozenset(f) for w, f in wants.items()}, drawn or Drawn())
 
     def context(self, batch: Batch, workspace: Workspace | None, progress: Progress) -> Context:
         """The context of a micro-batch."""
@@ -184,15 +187,23 @@ def loss_of(
     pairs = list(zip(plan.update.objective, part.coefficients, strict=True))
     for term, _ in pairs:
         ctx.settle(term.loss)
+    compared = False
     for over, some in _together(ctx, pairs).items():
-        value, values = node.total(
-            ctx, over, [t.loss for t, _ in some], torch.stack([c * factors[t.name] for t, c in some])
-        )
+        losses, weights = [t.loss for t, _ in some], torch.stack([c * factors[t.name] for t, c in some])
+        beside = plan.drawn.beside(over, losses)
+        value, values = node.total(ctx, over, losses, weights, beside)
         total = value if total is None else total + value
-        for (term, coefficient), said in zip(some, values, strict=True):
+        if beside:
+            compared = True
+            _compare(outcome, values[-1], part.batch, (weights != 0).any(0))
+        for (term, coefficient), said in zip(some, values, strict=False):
             # A term of scale 0 is skipped by the node; it is computed below without gradient, for the log.
             _record(outcome, term, said if factors[term.name] else ctx.still(term.loss), coefficient, counts, plan)
-    ctx.prepare([t.loss for t, _ in pairs if not ctx.local(t.loss) or not ctx.costly(t.loss)])
+    apart = [t.loss for t, _ in pairs if not ctx.local(t.loss) or not ctx.costly(t.loss)]
+    asides = [] if compared else [Still(signal) for signal in plan.drawn.beside("tokens", apart)]
+    ctx.prepare([*apart, *asides])
+    for aside in asides:
+        _compare(outcome, ctx(aside), part.batch, _used(pairs, ctx))
     for term, coefficient in pairs:
         if ctx.costly(term.loss) and ctx.local(term.loss):
             continue
@@ -257,6 +268,22 @@ def _together(ctx: Context, pairs: Iterable[tuple[Term, Tensor]]) -> dict[str, l
     return groups
 
 
+def _compare(outcome: Outcome, log_q: Tensor, batch: Batch, used: Tensor) -> None:
+    for name, tally in tallies(log_q, batch, used).items():
+        outcome.add(name, tally)
+
+
+def _used(pairs: Iterable[tuple[Term, Tensor]], ctx: Context) -> Tensor:
+    """The tokens on which some loss over tokens is weighed; all of them where losses are over other units."""
+    found = [c != 0 for t, c in pairs if t.over == "tokens"]
+    size = len(ctx.units("tokens"))
+    return (
+        torch.stack(found).any(0)
+        if found
+        else torch.ones(size, dtype=torch.bool, device=ctx.units("tokens").row.device)
+    )
+
+
 def _record(outcome: Outcome, term: Term, values: Tensor, coefficient: Tensor, counts: Tensor, plan: Plan) -> None:
     kept = torch.where(coefficient != 0, values, torch.zeros_like(values))
     index = plan.update.objective.index(term)
@@ -274,11 +301,10 @@ def _watch(plan: Plan, ctx: Context, outcome: Outcome) -> None:
 
 
 def _reduced(plan: Plan, outcome: Outcome, counts: Tensor, reduce: AllReduce, progress: Progress) -> Outcome:
-    names = [t.name for t in plan.update.objective] + [n for n, _ in plan.update.watch]
+    watching = [n for n, _ in plan.update.watch] + list(NAMES if plan.drawn.slot else ())
+    names = [t.name for t in plan.update.objective] + watching
     sums = reduce(torch.tensor([outcome.tallies.get(n, Tally()).sum for n in names], dtype=torch.float64))
-    watched = reduce(
-        torch.tensor([outcome.tallies.get(n, Tally()).count for n, _ in plan.update.watch], dtype=torch.float64)
-    )
+    watched = reduce(torch.tensor([outcome.tallies.get(n, Tally()).count for n in watching], dtype=torch.float64))
     all_counts = torch.cat([counts, watched])
     result = Outcome({n: Tally(float(s), float(c)) for n, s, c in zip(names, sums, all_counts, strict=True)})
     result.loss = sum(
@@ -312,7 +338,8 @@ def _through_batch(signal: Signal) -> bool:
 
 
 def _with_lenses(reads: Iterable[Read]) -> set[Read]:
-    """Reads, and those inside their lenses (the classes of an in-batch head)."""
+    """Reads, and those inside their lenses (the classes of an in-batch head, what a temperature is made of)."""
     found = set(reads)
     inner = {lens.other for r in found for lens in r.through if isinstance(getattr(lens, "other", None), Read)}
+    inner = inner.union(*(lens.reads() for r in found for lens in r.through if hasattr(lens, "reads")))
     return found | (_with_lenses(inner) if inner else set())

@@ -131,7 +131,7 @@ class Ask:
             notes={"log_prob": tuple(said.log_probs), "drawn": tuple(said.drawn)},
             stop=said.stop,
         )
-        out = replace(prompt, pieces=(*prompt.pieces, piece), fields=_with_reference(record))
+        out = replace(prompt, pieces=(*prompt.pieces, piece), fields=with_reference(record))
         return out if self.times == 1 else replace(out, id=f"{record.id}#{k}", group=record.id)
 
 
@@ -147,7 +147,7 @@ def _prompt(record: Record, tokenizer: Any) -> list[int]:
     return ids
 
 
-def _with_reference(record: Record) -> dict[str, Any]:
+def with_reference(record: Record) -> dict[str, Any]:
     """The record's fields and, unless one is there, its dropped answer as the reference."""
     answer = "".join(piece.content for piece in record.trained())
     return {**({"reference": answer} if answer else {}), **record.fields}

@@ -14,7 +14,7 @@ from ...core.batch import Batch
 from ...core.context import Context
 from ...core.errors import SettingError
 from ...core.record import Piece, Record
-from ...core.signal import Couples, Signal
+from ...core.signal import Couples, Noted, Signal, Still
 from ...core.voice import Says
 from ...core.workspace import Workspace
 from ..collate import Collate
@@ -35,12 +35,14 @@ class Note:
         signal: What is computed; its reads name model slots, or ``voices``.
         batch_size: Rows computed at once; groups are not split.
         voices: Voices besides the model slots.
+        views: Other renderings of a record, by the name that voices ``see``.
     """
 
     name: str
     signal: Signal
     batch_size: int = 16
     voices: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -67,7 +69,7 @@ class Note:
 
     def _written(self, rows: list[Record], ws: Workspace) -> Iterator[Record]:
         reader = reader_of(self.signal, ws)
-        values, over, batch = values_of(self.signal, rows, ws, self.voices)
+        values, over, batch = values_of(self.signal, rows, ws, self.voices, self.views)
         row = batch.units[over].row.cpu()
         for number, record in enumerate(rows):
             own = values[row == number]
@@ -90,12 +92,40 @@ class Note:
         return replace(record, pieces=tuple(pieces))
 
 
+def fixed(
+    signals: Mapping[str, Signal],
+    reuse: int,
+    *,
+    voices: Mapping[str, Any] | None = None,
+    views: Mapping[str, Any] | None = None,
+) -> tuple[tuple[Note, ...], dict[str, Signal]]:
+    """Signals as they were when a round was written: the steps that note them, and how they are read.
+
+    A round that one optimiser step uses is trained on by the very weights that wrote it, so its signals are read in
+    that step, without gradient, and nothing is noted; one that several use needs its notes.
+
+    Args:
+        signals: By the note's name.
+        reuse: Optimiser steps that use a round.
+        voices: Voices besides the model slots.
+        views: What these voices see.
+    """
+    if reuse == 1:
+        return (), {name: Still(signal) for name, signal in signals.items()}
+    notes = tuple(Note(name, signal, voices=voices or {}, views=views or {}) for name, signal in signals.items())
+    return notes, {name: Noted(name, signal.over or "tokens") for name, signal in signals.items()}
+
+
 def values_of(
-    signal: Signal, rows: Sequence[Record], ws: Workspace, voices: Mapping[str, Any] | None = None
+    signal: Signal,
+    rows: Sequence[Record],
+    ws: Workspace,
+    voices: Mapping[str, Any] | None = None,
+    views: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, str, Batch]:
     """A signal's values over some rows, without gradient: Float[U], the unit list they stand for, and the batch."""
     reader = reader_of(signal, ws)
-    batch = Collate(reader.tokenizer, getattr(reader, "max_positions", None) or LONGEST)(rows)
+    batch = Collate(reader.tokenizer, getattr(reader, "max_positions", None) or LONGEST, views or {})(rows)
     if hasattr(reader, "device"):
         batch = batch.to(reader.device)
     wants: dict[str, set[str]] = {}

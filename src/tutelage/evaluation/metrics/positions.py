@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import NeedError
+from ...core.node import CHUNK_ELEMENTS, TILE_ELEMENTS
 from ...core.scores import Scores
-
-# Elements of a tile and of a chunk of log-probabilities; the result does not depend on them.
-TILE_ELEMENTS = 1 << 18
-CHUNK_ELEMENTS = 12 << 20
 
 NUM_TOP = 5
 

@@ -1,7 +1,8 @@
 """A Triton kernel of the closed forms: a row's value, and its weighted slope written over the learner's logits.
 
-One program takes one row and walks both sides' logits a block at a time: the log-normalisers; the value and the sum
-that the slope needs; the slope. Everything is added in float32, and no memory is needed beyond the logits.
+One program takes one row, with a temperature of its own for each side, and walks both sides' logits a block at a time:
+the log-normalisers; the value and the sum that the slope needs; the slope. Everything is added in float32, and no
+memory is needed beyond the logits.
 
 With ``q = softmax(z_q)``, ``p = softmax(z_p)``, ``m`` the mixture, ``a = sum u``:
 
@@ -25,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...core.scores import Head
-from .launch import FORWARD, JENSEN, REVERSE, SKEWED_FORWARD, Launch
+from .launch import FORWARD, JENSEN, REVERSE, SKEWED_FORWARD, Divisors, Launch
 
 BLOCK = 4096
 _FORWARD, _REVERSE, _JENSEN, _SKEWED_FORWARD = (
@@ -33,15 +34,19 @@ _FORWARD, _REVERSE, _JENSEN, _SKEWED_FORWARD = (
 )
 
 
-def fuse(launch: Launch, raw_q: Tensor, head_q: Head, raw_p: Tensor, head_p: Head, coefficients: Tensor) -> Tensor:
+def fuse(
+    launch: Launch, raw_q: Tensor, head_q: Head, raw_p: Tensor, head_p: Head, coefficients: Tensor, by: Divisors
+) -> Tensor:
     """See ``Launch``."""
     num, size = raw_q.shape
     values = torch.empty(num, dtype=torch.float32, device=raw_q.device)
+    one = torch.full((num,), 1.0 / launch.temperature, device=raw_q.device)
+    inverse_q, inverse_p = (one if t is None else (one / t).float().contiguous() for t in by)
     if num:
         _rows[(num,)](
             raw_q, raw_q.stride(0), raw_p, raw_p.stride(0), coefficients.float().contiguous(), values, size,
             float(head_q.scale), float(head_q.cap or 1.0), float(head_p.scale), float(head_p.cap or 1.0),
-            1.0 / launch.temperature, float(launch.share), float(launch.factor),
+            inverse_q, inverse_p, float(launch.share), float(launch.factor),
             CAP_Q=head_q.cap is not None, CAP_P=head_p.cap is not None, SHAPE=launch.shape, BLOCK=BLOCK,
         )  # fmt: skip
     return values
@@ -101,14 +106,15 @@ def _terms(log_q, log_p, share, SHAPE: tl.constexpr):
 @triton.jit
 def _rows(
     q_ptr, q_stride, p_ptr, p_stride, coefficient_ptr, value_ptr, size,
-    scale_q, cap_q, scale_p, cap_p, inverse_t, share, factor,
+    scale_q, cap_q, scale_p, cap_p, inverse_q_ptr, inverse_p_ptr, share, factor,
     CAP_Q: tl.constexpr, CAP_P: tl.constexpr, SHAPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # compiled callers may hand numbers over as float64
     scale_q, cap_q = tl.cast(scale_q, tl.float32), tl.cast(cap_q, tl.float32)
     scale_p, cap_p = tl.cast(scale_p, tl.float32), tl.cast(cap_p, tl.float32)
-    inverse_t, share, factor = tl.cast(inverse_t, tl.float32), tl.cast(share, tl.float32), tl.cast(factor, tl.float32)
+    share, factor = tl.cast(share, tl.float32), tl.cast(factor, tl.float32)
     row = tl.program_id(0).to(tl.int64)
+    inverse_q, inverse_p = tl.load(inverse_q_ptr + row), tl.load(inverse_p_ptr + row)
     q_row, p_row = q_ptr + row * q_stride, p_ptr + row * p_stride
     coefficient = tl.load(coefficient_ptr + row)
 
@@ -117,8 +123,8 @@ def _rows(
     for start in range(0, size, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < size
-        top_q, sum_q = _fold(_logits(q_row + at, inside, scale_q, cap_q, inverse_t, CAP_Q), top_q, sum_q)
-        top_p, sum_p = _fold(_logits(p_row + at, inside, scale_p, cap_p, inverse_t, CAP_P), top_p, sum_p)
+        top_q, sum_q = _fold(_logits(q_row + at, inside, scale_q, cap_q, inverse_q, CAP_Q), top_q, sum_q)
+        top_p, sum_p = _fold(_logits(p_row + at, inside, scale_p, cap_p, inverse_p, CAP_P), top_p, sum_p)
     norm_q, norm_p = top_q + tl.log(sum_q), top_p + tl.log(sum_p)
 
     value, total = 0.0, 0.0
@@ -126,8 +132,8 @@ def _rows(
         at = start + tl.arange(0, BLOCK)
         inside = at < size
         # outside the row both sides are set to log 1, where every term is 0 after the mask
-        log_q = tl.where(inside, _logits(q_row + at, inside, scale_q, cap_q, inverse_t, CAP_Q) - norm_q, 0.0)
-        log_p = tl.where(inside, _logits(p_row + at, inside, scale_p, cap_p, inverse_t, CAP_P) - norm_p, 0.0)
+        log_q = tl.where(inside, _logits(q_row + at, inside, scale_q, cap_q, inverse_q, CAP_Q) - norm_q, 0.0)
+        log_p = tl.where(inside, _logits(p_row + at, inside, scale_p, cap_p, inverse_p, CAP_P) - norm_p, 0.0)
         part, u = _terms(log_q, log_p, share, SHAPE)
         value += tl.sum(tl.where(inside, part, 0.0), axis=0)
         total += tl.sum(tl.where(inside, u, 0.0), axis=0)
@@ -137,10 +143,10 @@ def _rows(
         at = start + tl.arange(0, BLOCK)
         inside = at < size
         z_q = tl.where(inside, _logits(q_row + at, inside, scale_q, cap_q, 1.0, CAP_Q), 0.0)
-        log_q = z_q * inverse_t - norm_q
-        log_p = tl.where(inside, _logits(p_row + at, inside, scale_p, cap_p, inverse_t, CAP_P) - norm_p, 0.0)
+        log_q = z_q * inverse_q - norm_q
+        log_p = tl.where(inside, _logits(p_row + at, inside, scale_p, cap_p, inverse_p, CAP_P) - norm_p, 0.0)
         part, u = _terms(log_q, log_p, share, SHAPE)
-        slope = (u - tl.exp(log_q) * total) * (coefficient * factor * inverse_t * scale_q)
+        slope = (u - tl.exp(log_q) * total) * (coefficient * factor * inverse_q * scale_q)
         if CAP_Q:
             slope *= 1 - (z_q / cap_q) * (z_q / cap_q)
         tl.store(q_row + at, slope, mask=inside)

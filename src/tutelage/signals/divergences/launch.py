@@ -13,6 +13,7 @@ from ...core.scores import Head
 from .kl import Jensen, SkewedForward, SkewedReverse, kl_forward, kl_reverse
 from .temper import Tempered
 
+Divisors = tuple[Tensor | None, Tensor | None]
 FORWARD, REVERSE, JENSEN, SKEWED_FORWARD, SKEWED_REVERSE = range(5)
 
 
@@ -32,7 +33,15 @@ class Launch:
     temperature: float = 1.0
     factor: float = 1.0
 
-    def __call__(self, raw_q: Tensor, head_q: Head, raw_p: Tensor, head_p: Head, coefficients: Tensor) -> Tensor:
+    def __call__(
+        self,
+        raw_q: Tensor,
+        head_q: Head,
+        raw_p: Tensor,
+        head_p: Head,
+        coefficients: Tensor,
+        by: Divisors = (None, None),
+    ) -> Tensor:
         """Values Float[k]; overwrites ``raw_q`` with ``coefficient * d value / d raw_q``.
 
         Args:
@@ -41,10 +50,11 @@ class Launch:
             raw_p: Float32[k C], the other side's raw logits.
             head_p: Its head.
             coefficients: Float[k].
+            by: What divides each side's logits beside the temperature, Float[k], or None.
         """
         from .kernels import fuse
 
-        return fuse(self, raw_q, head_q, raw_p, head_p, coefficients)
+        return fuse(self, raw_q, head_q, raw_p, head_p, coefficients, by)
 
 
 def launch_of(compare: Callable[[Tensor, Tensor], Tensor]) -> Launch | None:

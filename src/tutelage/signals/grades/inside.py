@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import json
 import os
 import sys
@@ -49,13 +50,17 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    word = {"alone": alone, "passed": False, "why": ""}
+    word = {"alone": alone, "passed": False, "why": "", "printed": ""}
+    said = io.StringIO()
     try:
-        exec(compile(job["program"], "program", "exec"), {"__name__": "program"})
+        with contextlib.redirect_stdout(said):
+            exec(compile(job["program"], "program", "exec"), {"__name__": "program"})
         word["passed"] = True
     except BaseException as error:  # a program may end in any way, SystemExit among them
         with contextlib.suppress(BaseException):
             word["why"] = f"{type(error).__name__}: {error}"[:300]
+    with contextlib.suppress(BaseException):
+        word["printed"] = said.getvalue()[: job["printed"]]
     os.write(out, (job["token"] + json.dumps(word)).encode())
 
 

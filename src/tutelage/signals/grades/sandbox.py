@@ -21,6 +21,7 @@ from ...core.errors import SettingError
 
 INSIDE = Path(__file__).with_name("inside.py")
 FILE_BYTES = 16 << 20
+PRINTED = 2000
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Ended:
         passed: It ran to its last line.
         why: Why not: the error, ``time``, or ``ended early`` (an exit, a kill, memory).
         alone: It had no network.
+        printed: What it wrote to its standard output, at most ``PRINTED`` characters.
     """
 
     passed: bool
     why: str = ""
     alone: bool = False
+    printed: str = ""
 
 
 def run(program: str, limits: Limits | None = None) -> Ended:
@@ -79,6 +82,7 @@ def run(program: str, limits: Limits | None = None) -> Ended:
                 "cpu_seconds": limits.cpu_seconds,
                 "memory_bytes": limits.memory_bytes,
                 "file_bytes": FILE_BYTES,
+                "printed": PRINTED,
             }
             in_time = _child(json.dumps(job).encode(), folder, write, limits.wall_seconds)
             os.close(write)
@@ -95,7 +99,7 @@ def run(program: str, limits: Limits | None = None) -> Ended:
     if not found[1]:
         return Ended(False, "ended early")
     word = json.loads(found[2])
-    return Ended(word["passed"], word["why"], word["alone"])
+    return Ended(word["passed"], word["why"], word["alone"], word["printed"])
 
 
 def _child(job: bytes, folder: str, out: int, seconds: float) -> bool:
