@@ -34,7 +34,7 @@ def test_what_was_measured_is_of_the_recipe_as_it_is(behaviour, name):
 
 
 def test_nothing_is_kept_of_recipes_that_are_gone():
-    kept = {p.stem for p in (ROOT / "docs" / "measured").glob("*.json")}
+    kept = {p.stem for p in (ROOT / "docs" / "measured").glob("*.json")} - {"systems"}  # of all recipes: tools.systems
     assert kept <= {name.replace("_", "-") for name in catalog.names()}, "delete the files of recipes that are no more"
 
 

@@ -78,3 +78,14 @@ def told(lab, tables, record_property):
         assert not (wrong := lab.surprising(claims)), wrong
 
     return keep
+
+
+@pytest.fixture(scope="session")
+def points():
+    """The module of classification by small networks."""
+    path = Path(__file__).with_name("points.py")
+    spec = importlib.util.spec_from_file_location("behaviour_points", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

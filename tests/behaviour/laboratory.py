@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tutelage.core.catalog import build
 from tutelage.core.describe import digest
-from tutelage.core.recipe import Generate, Repeat, Train
+from tutelage.core.recipe import Generate, Recipe, Repeat, Train
 from tutelage.core.record import Piece, Record
 from tutelage.core.seeds import generator
 from tutelage.core.workspace import Workspace
@@ -182,7 +182,7 @@ class World:
 
     def train(
         self,
-        recipe: str,
+        recipe: str | Recipe,
         *,
         steps: int | Mapping[str, int],
         start: Causal | None = None,
@@ -202,7 +202,8 @@ class World:
             ws.models.update(teacher=self.teacher, student=student)
             ws.data["train"] = list(data) if data is not None else self.prompts()
             ws.data.update({name: list(rows) for name, rows in (more or {}).items()})
-            self._stages(build(recipe, arguments | dict(given or {})).stages, ws, steps)
+            made = build(recipe, arguments | dict(given or {})) if isinstance(recipe, str) else recipe
+            self._stages(made.stages, ws, steps)
             self.ws, log = ws, Path(name) / "metrics.jsonl"
             self.log = [json.loads(line) for line in log.read_text().splitlines()]
         return student

@@ -10,6 +10,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.core.catalog import build
-from tutelage.core.recipe import Generate, Recipe
+from tutelage.core.recipe import Change, Evaluate, Generate, Recipe, Train
 from tutelage.core.record import Piece, Record
 from tutelage.core.workspace import Workspace
 from tutelage.data.collate import Collate, split
+from tutelage.data.live import Live
 from tutelage.data.pipeline import run_steps
+from tutelage.data.steps.through import Through
 from tutelage.models.causal import Causal
+from tutelage.running.assemble import build_parts
 from tutelage.training import optim
 from tutelage.training.distributed import Processes
 from tutelage.training.log import Metrics
@@ -51,7 +55,8 @@ class Body(nn.Module):
             seen = past_key_values.update(key, key, 0)[0][:, 0, :, 0].long()
         asked = (seen >= size) & (seen < size + prompts)
         start = asked.int().argmax(1)
-        prompt = seen.gather(1, start[:, None]).squeeze(1) - size
+        # a stretch of hints alone, which several prompts share, is read before any prompt: what it says is not used
+        prompt = (seen.gather(1, start[:, None]).squeeze(1) - size).clamp(0, prompts - 1)
         places = torch.arange(seen.shape[1] - input_ids.shape[1], seen.shape[1])
         time = (places[None] - start[:, None]).clamp(0, length - 1)
         hidden = self.table[prompt[:, None], time]
@@ -83,11 +88,11 @@ def table(name: str, logits: Tensor, lift: float = 0.0) -> Causal:
     return Causal(name, Table(logits, lift).eval(), PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
-def ended(name: str, logits: Tensor) -> Causal:
+def ended(name: str, logits: Tensor, lift: float = 0.0) -> Causal:
     """The same with one more symbol, which ends every answer after the last position and stands nowhere else."""
     never = torch.full((*logits.shape[:2], 1), -30.0)
     last = torch.cat([torch.full((len(logits), 1, logits.shape[2]), -30.0), torch.full((len(logits), 1, 1), 30.0)], 2)
-    model = table(name, torch.cat([torch.cat([logits, never], 2), last], 1))
+    model = table(name, torch.cat([torch.cat([logits, never], 2), last], 1), lift)
     model.config.eos_token_id = logits.shape[2]
     return model
 
@@ -116,6 +121,16 @@ def hinted(size: int, count: int) -> Any:
     return view
 
 
+def hinting(recipe: Recipe, view: Any) -> Recipe:
+    """The recipe with another view in the steps that write through one."""
+
+    def seen(stage: Any) -> Any:
+        steps = tuple(replace(s, view=view) if isinstance(s, Through) else s for s in stage.source.steps)
+        return replace(stage, source=Live(*steps, prompts=stage.source.prompts, reuse=stage.source.reuse))
+
+    return replace(recipe, stages=tuple(seen(s) if isinstance(s, Train) else s for s in recipe.stages))
+
+
 def train(
     recipe: str | Recipe,
     models: Mapping[str, Causal],
@@ -128,17 +143,24 @@ def train(
     seed: int,
     views: Mapping[str, Any] | None = None,
     plain: bool = False,
+    hint: Any = None,
+    held: Sequence[Record] = (),
+    slots: Sequence[str] = (),
     **arguments: Any,
-) -> Causal:
+) -> Any:
     """Run a recipe of Train stages and give the student; the models are left as they are.
 
-    ``plain`` takes plain gradient steps, whose size is the gradient's: Adam's would hide what a denominator does.
+    With ``slots``, give what is in these at the end; ``held`` are the rows of the data set ``held_out``.
+
+    ``plain`` takes plain gradient steps, whose size is the gradient's: Adam's would hide what a denominator does. With
+    ``hint``, steps that write ``Through`` a view take that one.
     """
     made = build(recipe, arguments) if isinstance(recipe, str) else recipe
+    made = made if hint is None else hinting(made, hint)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         ws = Workspace(Path(name), seed)
         ws.models.update({slot: copy.deepcopy(model) for slot, model in models.items()})
-        ws.data["train"] = list(data)
+        ws.data |= {"train": list(data), **({"held_out": list(held)} if held else {})}
         settings = TrainSettings(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, schedule="constant", warmup_share=0.0,
             clip_norm=1e3, max_length=64, pack=False,
@@ -149,13 +171,19 @@ def train(
                 rows = run_steps(stage.steps, ws.data[stage.over], ws.within(stage.name))
                 ws.data[stage.into] = list(rows)
                 continue
+            if isinstance(stage, Evaluate):
+                continue  # the tests measure by themselves
+            if isinstance(stage, Change):
+                ws.models[stage.into] = copy.deepcopy(stage.by(ws))
+                continue
+            build_parts(stage, ws)
             collate = Collate(ws.models["student"].tokenizer, 64, {**stage.views, **(views or {})})
             voices = {slot: Says(slot) for slot in ws.models} | dict(stage.voices)
             log = Metrics(ws.folder / "metrics.jsonl", processes)
             loop = Loop(stage, settings, ws, processes, collate, split, voices, ws.folder / stage.name, log)
             with _descent(plain):
                 loop.run()
-        return ws.models["student"]
+        return [ws.models[slot] for slot in slots] if slots else ws.models["student"]
 
 
 @contextmanager

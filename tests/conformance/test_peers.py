@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import peers
 
+from benchmarks import peers
 from tutelage.core.errors import StoreError
 
 

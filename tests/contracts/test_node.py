@@ -1,6 +1,7 @@
 """One loss, many roads: dense autograd is the oracle; lazy, tiled, top-k, cached and blended must equal it."""
 
 import weakref
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +14,9 @@ from tutelage.core.context import Context
 from tutelage.core.describe import describe
 from tutelage.core.errors import DataError, NeedError, UnknownName
 from tutelage.core.scores import Dense, Head, Kept, Lazy
-from tutelage.core.signal import Noted, Read, Still
+from tutelage.core.signal import Noted, Read, Signal, Still
 from tutelage.signals.divergences import Alpha, Jensen, SkewedReverse, Tempered, kl_forward, kl_reverse, total_variation
-from tutelage.signals.match import Match, Targets, Top
+from tutelage.signals.match import Match, Targets, Top, squared_error
 from tutelage.signals.picks import Above, TopShare
 from tutelage.signals.policy import Clipped, ScoreFunction
 from tutelage.signals.pools import GroupNorm, RowMean, RowSum, ToGo
@@ -373,3 +374,33 @@ def test_closed_forms_and_autograd_add_up_in_one_sweep(setting, tiles):
     want = sum((dense_of(x, s) * c).sum() for x, c in zip(signals, coefficients, strict=True))
     assert torch.allclose(value, want, atol=1e-10)
     assert close(grads(value, s.hidden, s.weight), grads(want, s.hidden, s.weight))
+
+
+@dataclass(frozen=True)
+class Weighed(Signal):
+    """A loss times another signal's value, which it asks for without gradient."""
+
+    by: Signal
+    loss: Signal
+
+    def __call__(self, ctx):
+        return ctx.still(self.by) * ctx(self.loss)
+
+    def children(self):
+        return (Still(self.by), self.loss)
+
+
+def test_what_a_sweep_read_without_gradient_keeps_its_gradient_elsewhere(setting, fixed):
+    """A distance of features that is still inside a product, and a loss of its own beside it."""
+    s = setting()
+    g = torch.Generator().manual_seed(4)
+    own, other = (torch.randn(13, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    own.requires_grad_()
+    student = fixed("student", {"next": Lazy(s.hidden, Head(s.weight)), "f": own})
+    teacher = fixed("teacher", {"next": Lazy(s.teacher_hidden, Head(s.teacher_weight)), "f": other})
+    ctx = s.context(student=student, teacher=teacher)
+    distance = Match(squared_error, Read("student", "f"), Read("teacher", "f"))
+    swept = ctx(Weighed(distance, Match(kl_forward)))
+    total = swept.sum() + ctx(distance).sum()
+    (got,) = torch.autograd.grad(total, own)
+    assert torch.allclose(got, 2 * (own - other).detach() / 3, atol=1e-12)

@@ -155,7 +155,7 @@ def test_two_foreign_views(bytes_, bpe):
     rows = [text("a", "Say: ", "the cat on a mat"), text("b", "Say: ", "one")]
     batch = Collate(bytes_, 64, foreign={"one": bpe, "two": pieces})(rows)
     assert {"one", "one.chunks", "two", "two.chunks"} <= set(batch.units) and set(batch.views) == {"main", "one", "two"}
-    assert len(batch.units["tokens"].part_of) == 2 and batch.to(torch.device("cpu")).units["one"].part_of
+    assert len(batch.units["tokens"].part_of) == 3 and batch.to(torch.device("cpu")).units["one"].part_of
 
 
 def test_nothing_in_common_is_an_error_that_shows_both(bytes_):

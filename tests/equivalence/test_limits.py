@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import runpy
 from dataclasses import replace
@@ -11,60 +12,20 @@ import pytest
 import torch
 
 from tutelage.core import catalog
-from tutelage.core.recipe import Generate, Train
+from tutelage.core.recipe import Generate
 from tutelage.core.record import Piece, Record
-from tutelage.core.schedule import Progress
 from tutelage.core.signal import Noted
 from tutelage.core.term import Update, per_token, weighted
-from tutelage.data.collate import Collate, by_group
+from tutelage.data.collate import Collate
 from tutelage.data.pipeline import run_steps
 from tutelage.data.steps.ask import Ask
 from tutelage.signals.match import Targets
 from tutelage.voices import Now, Says
-from tutelage.voices.align import foreign_slots
 
-KIT = runpy.run_path(str(Path(__file__).parents[1] / "training" / "conftest.py"))
-world, worst = KIT["world"], KIT["worst"]
-TESTED: dict[tuple[str, str], str] = {}
-
-
-def limit(recipe, line):
-    """Says which line of which card a test is for."""
-
-    def mark(test):
-        TESTED[recipe, line] = test.__name__
-        return test
-
-    return mark
-
-
-def trains(name, **arguments) -> list[Train]:
-    return [s for s in catalog.build(name, arguments).stages if isinstance(s, Train)]
-
-
-@pytest.fixture
-def step(world):
-    """Gradient and rows of one step of a stage, drawn from its own source."""
-    world.ws.data["train"] = world.records
-    world.ws.data["answers"] = world.records
-
-    def take(stage, at=0):
-        world.pair.student.model.requires_grad_(False).eval()
-        with torch.no_grad():
-            size = len(by_group(world.records))  # each group once: data sets of other names come in another order
-            rows = stage.source.draw(Progress("train", at, 10), world.ws.within("train", at), size)
-        assert rows
-        foreign = {view: world.tokenizer for view in foreign_slots(stage)}
-        grads, told = world.gradients(stage.updates[0], rows=rows, voices=stage.voices, foreign=foreign)
-        return grads, told, {(r.id, r.pieces[-1].ids or r.pieces[-1].content) for r in rows}
-
-    return take
-
-
-def same(one, other, tolerance=2e-6):
-    assert one[2] == other[2], "the same rows with the same answers"
-    assert worst(one[0], other[0]) < tolerance
-    assert one[1].loss == pytest.approx(other[1].loss, rel=1e-5)
+KIT = runpy.run_path(str(Path(__file__).with_name("kit.py")))
+world, worst, limit, trains, step = (KIT[n] for n in ("world", "worst", "limit", "trains", "step"))
+same, nonzero = KIT["same"], KIT["nonzero"]
+TESTS = Path(__file__).parents[1]
 
 
 @limit("forward_kl", "label_share=1: supervised.")
@@ -403,10 +364,18 @@ def test_a_single_candidate(world, step):
     same(step(train), step(plain))
 
 
+def lines_of(path):
+    """The lines that a file's tests are for: the decorators ``limit`` of its functions named test_."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            calls = [c for c in node.decorator_list if isinstance(c, ast.Call) and ast.unparse(c.func) == "limit"]
+            yield from (tuple(ast.literal_eval(a) for a in c.args) for c in calls)
+
+
 def test_every_line_of_every_card_has_a_test():
     lines = {(name, line) for name in catalog.names() for line in catalog.card(catalog.find(name)).limits}
-    assert lines == set(TESTED)
-    assert all(name in globals() for name in TESTED.values())
+    files = [f for home in ("equivalence", "recipes") for f in sorted((TESTS / home).glob("test_*.py"))]
+    assert lines == {line for file in files for line in lines_of(file)}
 
 
 @limit("ernie_tiny", "tuned=teacher: the stage enhanced is the stage general.")
@@ -428,9 +397,3 @@ def test_the_last_stage_on_the_teacher_alone(step):
     for temperature in (1.0, 2.0):
         (one,) = trains("ernie_tiny", **alone, hard_scale=0.0, temperature=temperature)
         same(nonzero(step(one)), step(trains("forward_kl", temperature=temperature)[0]))
-
-
-def nonzero(taken):
-    """A step without the gradients that are 0 throughout, which a term of scale 0 may leave behind."""
-    grads, told, rows = taken
-    return {n: g for n, g in grads.items() if float(g.abs().max()) > 0}, told, rows

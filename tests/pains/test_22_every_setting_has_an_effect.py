@@ -4,7 +4,9 @@ Here each argument of each recipe changes what is run, a temperature changes los
 cannot have an effect is refused.
 """
 
+import inspect
 import runpy
+import typing
 from pathlib import Path
 
 import pytest
@@ -31,24 +33,43 @@ ANOTHER = {
     "ernie_tiny.attention": "average", "ernie_tiny.stages": ("general", "enhanced"), "g_opd_exopd.teacher": "expert",
     "g_opd_exopd.reference": "base", "g_opd_exopd.tag": "kind", "lightning_opd.taught": "more", "lightning_opd.cached": "other",
     "opsd.num_kept": 20, "opsd.cap_nats": 0.5, "provenance_tracing.by": "length", "provenance_tracing.verifier": "number",
-    "scope.verifier": "exact", "scope.correction": "score", "scope.student_sign": -1, "scope.teacher_sign": 1, "tip.by": "drawn",
+    "mopd.wrong_peers": 0, "teacher_hacking.above": 1.5, "opd_survey.divergence": "kl_forward",
+    "teacher_hacking.writer": "student", "scope.student_sign": -1, "scope.teacher_sign": 1, "tip.by": "drawn",
+}  # fmt: skip
+# another legal value of arguments that many recipes have
+BY_KEY = {
+    "verifier": "exact", "form": "exact", "held": "other", "told": "hint", "context": "hint", "hinter": "student", "teacher": "expert",
+    "private": "secret", "pattern": "x+", "key": "other", "label": "kind", "classes": ("a", "c"), "tool": "tools/even.py",
+    "uniform": 1.0, "share": 0.3, "bases": ("teacher", "other"),
 }  # fmt: skip
 # what another setting must say for this one to mean anything: without it, it is refused or documented so
 BESIDE = {
     "strong_to_weak.data": {"data_share": 0.5}, "ernie_tiny.label": {"classes": ("a", "b")}, "ernie_tiny.classes": {"label": "kind"},
     "g_opd_exopd.tag": {"teacher": {"a": "x", "b": "y"}}, "lightning_opd.cached": {"taught": "more"}, "opsd.cap_nats": {"beta": 0.0},
-    "tip.entropy_power": {"by": "drawn"}, "tip.divergence_power": {"by": "drawn"},
+    "tip.entropy_power": {"by": "drawn"}, "tip.divergence_power": {"by": "drawn"}, "kepo.gate_on_right": {"form": "exact"},
+    "random_teachers.neighbours": {"label": "kind", "classes": ("a", "b")}, "recursive_meta_distillation.max_tokens": {"written": True},
+    "opd_survey.scaled": {"loss_temperature": 2.0}, "gkd_minillm_foundations.alpha": {"divergence": "skewed_reverse"},
+    "gkd_minillm_foundations.num_kept": {"estimator": "tail"}, "gkd_minillm_foundations.surrogate": {"divergence": "reverse", "student_share": 1.0}, "opd_survey.share": {"divergence": "jensen"},
+    **{f"{name}.label": {"classes": ("a", "b")} for name in ("bd_kd", "lelp", "nd_loss", "random_teachers")},
+    **{f"{name}.classes": {"label": "kind"} for name in ("bd_kd", "lelp", "nd_loss", "random_teachers")},
 }  # fmt: skip
 # two that are refused without each other: compared with another value, not with the default
-TOGETHER = {"ernie_tiny.label": "sort", "ernie_tiny.classes": ("a", "b")}
+CLASSED = ("ernie_tiny", "bd_kd", "lelp", "nd_loss", "random_teachers")
+TOGETHER = {f"{name}.{key}": value for name in CLASSED for key, value in {"label": "sort", "classes": ("a", "b")}.items()}
 # it decides what is accepted, not what is run
-CHECKS = {"ernie_tiny.allow_jump"}
+CHECKS = {"ernie_tiny.allow_jump", "model_collapse_graph.allow_collapse"}
 
 
 def other(path, default):
     """Another legal value."""
+    name, _, key = path.partition(".")
+    hint = typing.get_type_hints(inspect.unwrap(catalog.find(name)))[key]
     if path in ANOTHER:
         return ANOTHER[path]
+    if typing.get_origin(hint) is typing.Literal:
+        return next(value for value in typing.get_args(hint) if value != default)
+    if key in BY_KEY and BY_KEY[key] != default:
+        return BY_KEY[key]
     if isinstance(default, str):
         return {"answer": "all", "train": "more"}[default]
     if isinstance(default, bool):

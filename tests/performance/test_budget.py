@@ -5,10 +5,10 @@ A count that grew on purpose becomes the budget with `python -m benchmarks.budge
 
 import pytest
 import torch
-from benchmarks import budget
 from benchmarks.counted import Counted, counted
 from benchmarks.head import Inputs
 
+from benchmarks import budget
 from tutelage.signals.divergences import kl_forward
 
 HELP = "If that is meant, `python -m benchmarks.budget --write` makes it the budget; say in the log what it buys."

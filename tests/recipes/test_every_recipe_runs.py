@@ -23,11 +23,17 @@ def table(new_run):
         arguments = {"max_tokens": 6} if "max_tokens" in catalog.parameters(catalog.find(name)) else {}
         if "verifier" in catalog.parameters(catalog.find(name)):
             arguments["verifier"] = "exact"  # the answers here are words
+        if name == "rlad_trrd":  # moved by rewards alone: some answers must end by themselves, and some of those be right
+            arguments |= {"verifier": str(Path(__file__).parents[2] / "tools" / "even.py"), "max_tokens": 60}
         if name == "distilling_step_by_step":
             arguments |= {"rationales": "data", "cue": " "}  # a random teacher writes no cue: the last word is the label
+        if name == "kepo":
+            arguments["tau"] = 0.0  # no answer of a random student is right: all pass the gate
         if "layers" in catalog.parameters(catalog.find(name)):
             arguments["layers"] = 2  # the student has two blocks
         settings = {"steps": 2, "batch_size": 4, "micro_batch_size": 2, "max_length": 256, "learning_rate": 3e-3, **train}
+        if name in ("tgeo_kd", "trg"):
+            settings["micro_batch_size"] = settings["batch_size"]  # their terms relate the whole batch
         return new_run(recipe=name, args=arguments, train=settings)
 
     return make

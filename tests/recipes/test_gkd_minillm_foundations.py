@@ -43,7 +43,9 @@ TRAINING = runpy.run_path(str(Path(__file__).parents[1] / "training" / "conftest
 CONTRACTS = runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "conftest.py"))
 world, worst = TRAINING["world"], TRAINING["worst"]
 setting, Fixed = CONTRACTS["setting"], CONTRACTS["Fixed"]
-RECIPES = ("gkd", "imitkd", "minillm", "distillm", "distillm_2", "opd", "seqkd")
+EQUIVALENCE = runpy.run_path(str(Path(__file__).parents[1] / "equivalence" / "kit.py"))
+limit, step, same = (EQUIVALENCE[n] for n in ("limit", "step", "same"))
+RECIPES = ("gkd", "imitkd", "minillm", "distillm", "distillm_2", "opd", "seqkd", "gkd_minillm_foundations")
 
 
 def trains(name, **arguments):
@@ -454,3 +456,95 @@ def test_cross_entropies_are_what_their_names_say():
     log_q = z.log_softmax(-1).detach()
     assert torch.allclose(cross_entropy(log_q, log_p), -(log_p.exp() * log_q).sum(-1))
     assert torch.allclose(cross_entropy_of_best(log_q, log_p), F.nll_loss(log_q, log_p.argmax(-1), reduction="none"))
+
+
+# -- the composition ---------------------------------------------------------------------------------------------------
+def composed(**arguments):
+    return trains("gkd_minillm_foundations", max_tokens=6, **arguments)[0]
+
+
+@limit("gkd_minillm_foundations", "student_share=1: gkd with student_share=1.")
+def test_the_composition_on_own_answers_is_gkd(step):
+    for beta in (0.0, 0.5, 1.0):
+        same(step(composed(student_share=1.0, beta=beta)), step(trains("gkd", student_share=1.0, beta=beta, temperature=1.0, max_tokens=6)[0]))
+
+
+@limit("gkd_minillm_foundations", "student_share=0: gkd with student_share=0.")
+def test_the_composition_on_data_is_gkd(step):
+    for at in (0, 3):
+        same(step(composed(student_share=0.0), at), step(trains("gkd", student_share=0.0)[0], at))
+
+
+@limit("gkd_minillm_foundations", "teacher_share=1, divergence=forward, estimator=sampled: seqkd.")
+def test_the_composition_on_samples_of_the_teacher_is_seqkd(step):
+    shares = {"student_share": 0.0, "teacher_share": 1.0}
+    same(step(composed(**shares, divergence="forward", estimator="sampled")), step(trains("seqkd")[0]))
+    made = catalog.build("gkd_minillm_foundations", {**shares, "max_tokens": 6})
+    assert made.stages[0] == catalog.build("seqkd", {"max_tokens": 6, "temperature": 1.0}).stages[0]
+    assert len(catalog.build("gkd_minillm_foundations", {}).stages) == 1, "nothing is written beforehand unless it is used"
+
+
+@limit("gkd_minillm_foundations", "student_share=1, divergence=skewed_reverse: distillm with start=1, in the first step.")
+def test_the_composition_skewed_is_distillm(step, world):
+    world.ws.data["held_out"] = [world.row("h", "Another one?", "no")]
+    same(step(composed(student_share=1.0, divergence="skewed_reverse")), step(trains("distillm", start=1.0, max_tokens=6)[0]))
+
+
+@limit("gkd_minillm_foundations", "student_share=1, divergence=forward: the gradient of imitkd with no data and whole=true.")
+def test_the_composition_forward_is_imitkd(step):
+    other = {"data_share": 0.0, "final_data_share": 0.0, "whole": True, "temperature": 1.0, "max_tokens": 6}
+    one, two = step(composed(student_share=1.0, divergence="forward")), step(trains("imitkd", **other)[0])
+    assert one[2] == two[2] and worst(one[0], two[0]) < 2e-6
+
+
+@limit("gkd_minillm_foundations", "student_share=1, divergence=reverse, surrogate=policy: minillm with teacher_share=0, reuse=1, text_scale=0.")
+def test_the_composition_with_rewards_to_go_is_minillm(step):
+    one = step(composed(student_share=1.0, divergence="reverse", surrogate="policy"))
+    two = step(trains("minillm", teacher_share=0.0, reuse=1, text_scale=0.0, max_tokens=6)[0])
+    assert one[2] == two[2] and worst(one[0], two[0]) < 5e-6
+
+
+@limit("gkd_minillm_foundations", "student_share=1, divergence=reverse, estimator=sampled: the expected gradient of opd.")
+def test_4_the_compositions_sample_averages_to_the_whole_reverse_kl_over_every_token(setting):
+    s = setting()
+    sampled, full = (composed(student_share=1.0, divergence="reverse", estimator=e).updates[0].objective[0].loss for e in ("sampled", "full"))
+    total = 0
+    q = s.log_q().detach().exp()
+    for token in range(11):
+        batch = replace(s.batch, units={**s.batch.units, "tokens": replace(s.batch.units["tokens"], target=torch.full((13,), token))})
+        ctx = s.context()
+        ctx.batch = batch
+        total = total + (q[:, token] * ctx(sampled)).sum()
+    want = s.context()(full).sum()
+    for a, b in zip(*(torch.autograd.grad(x, (s.hidden, s.weight)) for x in (total, want)), strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_estimators_by_k_order_as_the_card_says(setting):
+    s = setting()
+    value = lambda estimator, k=3: s.context()(composed(divergence="reverse", estimator=estimator, num_kept=k).updates[0].objective[0].loss).detach()
+    full, tail = value("full"), value("tail")
+    assert bool((tail <= full + 1e-9).all()) and bool((value("renormalised") >= -1e-9).all())
+    assert bool((value("partial") > full).any()) or bool((value("partial") < 0).any())
+    for estimator in ("tail", "renormalised", "partial"):
+        assert torch.allclose(value(estimator, 11), full, atol=1e-9)
+
+
+def test_steps_have_the_writers_shares(world):
+    world.ws.data["train"], world.ws.data["answers"] = world.records, [replace(r, id=f"t{r.id}") for r in world.records]
+    source, wrote = composed(student_share=0.3, teacher_share=0.3).source, []
+    for at in range(60):
+        with torch.no_grad():
+            row = source.draw(Progress("train", at, 60), world.ws.within("train", at), 1)[0]
+        wrote.append("student" if row.pieces[-1].author == "student" else "teacher" if row.id.startswith("t") else "data")
+    assert 9 <= wrote.count("student") <= 28 and 9 <= wrote.count("teacher") <= 28 and 13 <= wrote.count("data") <= 36
+
+
+def test_compositions_that_cannot_be_are_refused():
+    for wrong in (
+        {"student_share": 0.7, "teacher_share": 0.5}, {"student_share": -0.1}, {"surrogate": "policy"}, {"estimator": "sampled"},
+        {"student_share": 1.0, "surrogate": "policy", "divergence": "forward"}, {"num_kept": 0, "estimator": "tail"},
+        {"divergence": "none"}, {"estimator": "none"}, {"beta": 2.0},
+    ):  # fmt: skip
+        with pytest.raises(SettingError):
+            composed(**wrong)

@@ -14,7 +14,8 @@ from tutelage.core.context import Context
 from tutelage.core.errors import NeedError, SettingError
 from tutelage.core.scores import Dense, Head, Lazy
 from tutelage.core.signal import Read, Still
-from tutelage.signals.chunks import BinaryEvent, Binned, Last, MatchEvents, PartSum, RunSum, Starts
+from tutelage.signals.chunks import BinaryEvent, Binned, Last, MatchEvents, RunSum, Starts
+from tutelage.signals.parts import PartSum
 from tutelage.signals.readouts import LogProb
 from tutelage.voices.align.vocabulary import Picked
 
