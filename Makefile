@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: demo demo-short test setup lint behaviour bench peers docs clean
+.PHONY: demo demo-short test setup lint behaviour systems methods vllm bench peers docs clean
 
 demo: setup
 	$(BIN)/tutelage run examples/demo.toml
@@ -17,7 +17,7 @@ demo-short: setup
 	$(BIN)/python tools/check_demo.py $${OUTPUT:-runs}/demo-short
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not behaviour"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not behaviour and not vllm"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.behaviour --changed --share 4
 
 setup: $(STAMP)
@@ -38,6 +38,19 @@ lint: setup
 
 behaviour: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.behaviour
+
+# Every recipe from the command line on the real SmolLM2 pair, for a few steps; goes on where it was.
+systems: setup
+	$(BIN)/python -m tools.systems
+
+# The methods against one another on one task, with equal updates and equal compute; goes on where it was.
+methods: setup
+	$(BIN)/python -m benchmarks.methods
+
+# The tests that need a real vLLM, in an environment of its own.
+vllm: setup
+	timeout 300 $(BIN)/python -m tools.vllm_env || echo "vLLM's environment cannot be made here: its tests are skipped by name"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/voices/test_vllm.py -m vllm -rs
 
 # The environment in which benchmarks run the peers beside us.
 peers: setup

@@ -27,8 +27,10 @@ from rich.console import Console
 from tutelage.cli.catalogue import facts
 from tutelage.cli.main import app
 from tutelage.core import catalog
+from tutelage.core.axes import AXES
 from tutelage.core.errors import StoreError
 from tutelage.core.recipe import docstring_sections
+from tutelage.core.survey import published
 from tutelage.running.runfile import (
     DataSettings,
     EvaluateSettings,
@@ -43,6 +45,7 @@ from tutelage.training.settings import TrainSettings
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
 MEASURED = ROOT / "docs" / "measured"
+CLAIMS = tomllib.loads((ROOT / "docs" / "claims.toml").read_text(encoding="utf-8"))
 PAINS = ROOT / "tests" / "pains"
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -151,7 +154,7 @@ def check_named_tests() -> None:
 def recipe_page(known: dict[str, Any]) -> None:
     """One recipe's page."""
     arguments = [
-        [f"`{name}`", f"`{_type(a['type'])}`", f"`{a['default']!r}`", a["text"]]
+        [f"`{name}`", "`{}`".format(_type(a["type"]).replace(" | ", " or ")), f"`{a['default']!r}`", a["text"]]
         for name, a in known["arguments"].items()
     ]
     stages = ", ".join(f"`{stage}`" for stage in known["stages"])
@@ -173,10 +176,17 @@ def recipe_page(known: dict[str, Any]) -> None:
         "\n".join(f"{i}. {text}" for i, text in enumerate(known["differs"], 1)) or "None known.",
         "## Limits",
         "\n".join(f"{i}. {text}" for i, text in enumerate(known["limits"], 1)) or "None stated.",
+        claimed(known["name"]),
         measured(known["name"]),
         "## A RunFile to start from",
         code(known["example"], "toml"),
     )
+
+
+def claimed(name: str) -> str:
+    """What the recipe's paper says came out, where the system is a published one."""
+    told = CLAIMS.get(name)
+    return f"## Claimed\n\nBy its authors, on their models and data: {told}" if told else ""
 
 
 def measured(name: str) -> str:
@@ -221,6 +231,22 @@ def recipe_index(all_known: list[dict[str, Any]]) -> None:
         "</div>",
     ]  # fmt: skip
     write("recipes/index.md", *blocks)
+
+
+def published_page() -> None:
+    """The on-policy methods of the literature, with the recipe that serves each."""
+    rows = []
+    for method in published():
+        served = ", ".join(map(_to, method.recipes)) or "reference only"
+        rows.append([method.name, *method.tags.values(), linked(f"arXiv:{method.arxiv}"), served])
+    write(
+        "recipes/published.md",
+        "# Published on-policy methods",
+        f"As {linked('arXiv:2604.00626')} lists them, on its three axes; granularity is read off the papers' losses. "
+        "`tutelage list --axis access=none` lists the recipes at a place; a recipe's own places are worked out of its "
+        "tree.",
+        table(["method", *AXES, "paper", "recipe"], rows),
+    )
 
 
 def _to(name: str) -> str:
@@ -349,12 +375,14 @@ def main() -> None:
     for known in all_known:
         recipe_page(known)
     recipe_index(all_known)
+    published_page()
     pains_page()
     check_named_tests()
     runfile_page()
     cli_page()
     folders = module_pages()
     nav = {key: entry for item in FilesEditor.current().config["nav"] for key, entry in item.items()}
+    nav["Recipes"] += [{"Published methods": "recipes/published.md"}]
     nav["Recipes"] += [{k["name"]: f"recipes/{k['name']}.md"} for k in all_known]
     for folder, pages in folders.items():
         nav["Reference"] += pages if not folder else [{folder: pages}]

@@ -16,7 +16,7 @@ from mkdocs_gen_files.editor import FilesEditor
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-OWN_PAGE = ("conformance", "curves")
+OWN_PAGE = ("conformance", "curves", "methods")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 320, 210, 56, 36, 14
 TIME, MEMORY = "#00897b", "#d2691e"
 

@@ -1,0 +1,1 @@
+"""A fair bench of methods: `python -m benchmarks.methods`."""
