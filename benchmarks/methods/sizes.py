@@ -75,9 +75,10 @@ FULL = Sizes(
     vocabulary=512,
     teacher=Shape(128, 4, 900, 3e-3, "teach"),
     student=Shape(96, 3, 400, 3e-3, "train"),
-    updates=200,
-    rows=32,
-    learning_rate=3e-3,
+    updates=100,
+    rows=16,
+    learning_rate=1e-3,
+    max_tokens=56,
 )
 QUICK = replace(
     FULL,

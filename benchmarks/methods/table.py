@@ -55,6 +55,7 @@ ENTRIES: Mapping[str, Entry] = {
     "opsd": Entry(refused=TOLD),
     "pi_distill": Entry(refused=TOLD),
     "provenance_tracing": Entry({"trace": False, "verifier": ""}),
+    "simct": Entry(refused="teacher and student have one tokenizer here, and then it is `opd`"),
     "sod": Entry(refused="it corrects turns with a tool, and these problems are answered without one"),
     "taid": Entry({"rate": 5e-3}),
 }

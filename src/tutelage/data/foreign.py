@@ -12,6 +12,7 @@ import torch
 from ..core.batch import Units
 from ..core.errors import DataError
 from ..core.record import Piece, Record
+from ..models.agree import same_tokenizer
 from ..models.spelling import spelling
 from .render import Segment, render
 from .spans import NOWHERE, Spans, align
@@ -72,10 +73,13 @@ def share(record: Record, segments: Sequence[Segment], own: Any, other: Any) -> 
         own: The record's tokenizer.
         other: The foreign one.
 
+    An answer that a model wrote may be no text at all (half of a character): then nothing of it is shared.
+
     Raises:
-        DataError: The record cannot be rendered by ``other``, or the two spell nothing alike.
+        DataError: The record cannot be rendered by ``other``, or the two spell nothing of the data alike.
     """
-    foreign = render(retold(record, own), other)
+    # ids that mean the same to both stay: read again as text they could be others
+    foreign = render(record if same_tokenizer(own, other) else retold(record, own), other)
     tables = spelling(own), spelling(other)
     out = Shared(foreign, [], [], [])
     place, alike = 0, False
@@ -88,7 +92,7 @@ def share(record: Record, segments: Sequence[Segment], own: Any, other: Any) -> 
         place += max(spans.places, default=-1) + 2  # pieces do not touch
         alike |= len(spans.places) > (mine.num_end > 0 and theirs.num_end > 0)
     said = [any(len(s.ids) > s.num_end for s in _trained(some)) for some in (segments, foreign)]
-    if all(said) and not alike:
+    if all(said) and not alike and not any(p.trains and p.ids is not None for p in record.pieces):
         raise _nothing(record, segments, foreign, tables)
     return out
 

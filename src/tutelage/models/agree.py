@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..core.errors import ModelError
@@ -64,7 +65,12 @@ def agree(teacher: Causal, student: Causal, *, adopt: bool = False) -> Agreement
 
 def same_tokens(teacher: Any, student: Any) -> bool:
     """Whether an id is the same token to both, and a text the same ids."""
-    one, other = teacher.tokenizer, student.tokenizer
+    return same_tokenizer(teacher.tokenizer, student.tokenizer)
+
+
+@lru_cache(maxsize=16)
+def same_tokenizer(one: Any, other: Any) -> bool:
+    """The same of two tokenizers, either of which may be None."""
     if one is None or other is None:
         return one is other
     return one is other or (vocabulary(one) == vocabulary(other) and merges(one) == merges(other))

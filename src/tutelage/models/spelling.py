@@ -29,6 +29,11 @@ def opens(tokenizer: Any) -> tuple[bool, ...]:
     return tuple(i in special or token[:1].isspace() for i, token in enumerate(spelling(tokenizer)))
 
 
+def falls_back(tokenizer: Any) -> tuple[bool, ...]:
+    """By id, whether a token stands for one byte of text that no other token spells (``<0x41>``)."""
+    return tuple(BYTE.fullmatch(token) is not None for token in vocabulary(tokenizer))
+
+
 @lru_cache(maxsize=16)
 def _spelling(tokenizer: Any) -> tuple[bytes, ...]:
     undo, written = _undo(tokenizer), _piece if _marks(tokenizer) else str.encode

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.batch import Units
+from ..core.batch import Batch, Units
 from ..core.context import Asks
 from ..core.errors import NeedError
 from ..core.signal import Couples, Signal
@@ -65,6 +65,78 @@ class PartMean(Signal):
 
 
 @dataclass(frozen=True)
+class PartFirst(Signal):
+    """The value at the first of the units that each coarser unit is made of, 0 for one without any: Float[parts].
+
+    Args:
+        of: A signal over the finer units.
+        into: The coarser unit list.
+    """
+
+    of: Signal
+    into: str
+    couples: ClassVar[Couples] = Couples.ROW
+
+    @property
+    def over(self) -> str:
+        return self.into
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        first = first_of(ctx.batch, self.of.over, self.into)
+        values = ctx(self.of).expand(len(ctx.batch.units[self.of.over]))
+        there = first < len(values)
+        out = torch.zeros(len(first), dtype=values.dtype, device=values.device)
+        return out.index_add(0, there.nonzero().squeeze(1), values[first[there]])
+
+
+@dataclass(frozen=True)
+class Within(Signal):
+    """1 for each unit that is part of a coarser one, else 0: Float[U].
+
+    Args:
+        into: The coarser unit list.
+        finer: The units.
+    """
+
+    into: str
+    finer: str = "tokens"
+
+    @property
+    def over(self) -> str:
+        return self.finer
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        return (home_of(ctx.batch.units[self.finer], self.finer, self.into) >= 0).float()
+
+
+@dataclass(frozen=True)
+class AtFirst(Signal):
+    """A coarser unit's value at the first finer unit that it is made of, 0 at the others: Float[U].
+
+    A mean over the finer units then divides by their number, and each coarser unit counts once.
+
+    Args:
+        of: A signal over coarser units.
+        finer: The unit list that they are made of.
+    """
+
+    of: Signal
+    finer: str = "tokens"
+    couples: ClassVar[Couples] = Couples.ROW
+
+    @property
+    def over(self) -> str:
+        return self.finer
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        size = len(ctx.batch.units[self.finer])
+        first = first_of(ctx.batch, self.finer, self.of.over)
+        values, there = ctx(self.of).expand(len(first)), first < size
+        out = torch.zeros(size, dtype=values.dtype, device=values.device)
+        return out.index_add(0, first[there], values[there])
+
+
+@dataclass(frozen=True)
 class Place(Signal):
     """The place of each unit among its record's units, from 0: Float[U].
 
@@ -102,6 +174,14 @@ class RowFirst(Signal):
         values, first = ctx(self.of).expand(len(units)), units.time == 0
         out = torch.zeros(ctx.batch.num_rows, dtype=values.dtype, device=values.device)
         return out.index_add(0, units.row[first], values[first])
+
+
+def first_of(batch: Batch, over: str, into: str) -> Tensor:
+    """For each coarser unit the first of the finer units that are part of it; their number for none: Int[parts]."""
+    home = home_of(batch.units[over], over, into)
+    place, inside = torch.arange(len(home), device=home.device), home >= 0
+    none = torch.full((len(batch.units[into]),), len(home), dtype=torch.long, device=home.device)
+    return none.scatter_reduce(0, home[inside], place[inside], "amin")
 
 
 def home_of(units: Units, over: str, into: str) -> Tensor:

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.context import Asks
+from ..core.context import Asks, Tile
+from ..core.errors import NeedError
 from ..core.signal import Read, Signal
 from .match import target_log_prob
 
@@ -22,6 +23,38 @@ class LogProb(Signal):
 
     def __call__(self, ctx: Asks) -> Tensor:
         return target_log_prob(ctx, self.of)
+
+
+@dataclass(frozen=True)
+class LogMass(Signal):
+    """``log sum exp`` of the logits that a read gives, in nats: Float[U].
+
+    Logits are a model's own only up to a constant at each unit, so that only differences of this at one unit, or of
+    ``raw`` ones, mean something.
+
+    Args:
+        of: Whose scores.
+        raw: Take the head's own logits, and refuse scores that are known as log-probabilities alone.
+
+    Raises:
+        NeedError: When read: ``raw`` of what no head of this process gives.
+    """
+
+    of: Read = Read("student")
+    raw: bool = False
+
+    def __call__(self, ctx: Asks) -> Tensor:
+        whole = ctx.ctx if isinstance(ctx, Tile) else ctx
+        scores = whole.field(self.of)  # type: ignore[attr-defined]
+        if self.raw and not scores.leaves():
+            raise NeedError(
+                f"logits of {self.of.who!r}",
+                got="log-probabilities (a cache, a server, a blend)",
+                expected="the logits of a model in this process",
+                remedy="Score by log-probabilities instead, which every voice gives.",
+            )
+        held = (ctx.scores(self.of), ctx.rows) if isinstance(ctx, Tile) else (scores, slice(None))
+        return held[0].logits(held[1]).logsumexp(-1)
 
 
 @dataclass(frozen=True)
