@@ -18,7 +18,7 @@ from tutelage.running.api import resolve
 from tutelage.running.runner import Runner
 from tutelage.training.checkpoint import write_text
 
-from . import table
+from . import ladder, table
 from .measures import measured
 from .meter import Follower
 from .sizes import Sizes, fingerprint
@@ -86,7 +86,7 @@ def do(job: Job, sizes: Sizes) -> str:
 
 
 def _reference(job: Job, sizes: Sizes) -> dict[str, Any]:
-    who = job.base / "teacher" if job.recipe == "teacher" else job.folder / f"start-{job.seed}"
+    who = job.base / "teacher" if job.recipe == "teacher" else ladder.start(job.base, sizes, job.seed)
     return _worth(job, sizes, load(str(who)), None)
 
 
@@ -147,7 +147,7 @@ def _needed(job: Job, sizes: Sizes) -> dict[str, Any]:
 def run_table(job: Job, sizes: Sizes, given: Mapping[str, Any], steps: Mapping[str, int], home: Path) -> dict[str, Any]:
     """The RunFile of an arm."""
     data = job.base / "data"
-    places = {"teacher": str(job.base / "teacher"), "start": str(job.folder / f"start-{job.seed}")}
+    places = {"teacher": str(job.base / "teacher"), "start": str(ladder.start(job.base, sizes, job.seed))}
     more = {slot: places[place] for slot, place in table.entry(job.recipe).models.items()}
     return {
         "recipe": job.recipe,

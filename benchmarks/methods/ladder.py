@@ -19,7 +19,7 @@ TEACHER_SEED = 1000
 
 
 def prepared(work: Path, sizes: Sizes, seeds: int) -> Path:
-    """The folder of starts and results, in that of data and teacher; what is there already is not made again."""
+    """The folder of results, in that of data, teacher and starts; what is there already is not made again."""
     base = work / sizes.base_key
     folder, data = base / sizes.key, base / "data"
     if not (data / "ready").exists():
@@ -27,8 +27,13 @@ def prepared(work: Path, sizes: Sizes, seeds: int) -> Path:
         (data / "ready").touch()
     _trained(base / "teacher", sizes.teacher, sizes, data, TEACHER_SEED)
     for seed in range(seeds):
-        _trained(folder / f"start-{seed}", sizes.student, sizes, data, seed)
+        _trained(start(base, sizes, seed), sizes.student, sizes, data, seed)
     return folder
+
+
+def start(base: Path, sizes: Sizes, seed: int) -> Path:
+    """Where the student is that every arm of a seed starts from."""
+    return base / f"start-{sizes.start_key}-{seed}"
 
 
 def _trained(folder: Path, shape: Shape, sizes: Sizes, data: Path, seed: int) -> None:

@@ -69,16 +69,22 @@ class Sizes:
         """A fingerprint of what data and teacher depend on."""
         return fingerprint([self.splits, self.vocabulary, asdict(self.teacher)])
 
+    @property
+    def start_key(self) -> str:
+        """A fingerprint of what the student's start depends on besides data."""
+        return fingerprint(asdict(self.student))
+
 
 FULL = Sizes(
     splits=(("test", 128), ("validation", 32), ("train", 512), ("teach", 6000)),
     vocabulary=512,
     teacher=Shape(128, 4, 900, 3e-3, "teach"),
     student=Shape(96, 3, 400, 3e-3, "train"),
-    updates=100,
+    updates=60,
     rows=16,
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     max_tokens=56,
+    scored=32,
 )
 QUICK = replace(
     FULL,

@@ -50,6 +50,13 @@ class Linear:
         s = min(1.0, max(0.0, (progress.share - self.begin_share) / width))
         return self.start + (self.end - self.start) * s
 
+    def doubt(self, here: Any) -> str:
+        """A stage of so few steps that the value never leaves its start."""
+        last = self(Progress("", here.steps - 1, here.steps))
+        if self.start == self.end or last != self.start:
+            return ""
+        return f"a schedule from {self.start:g} to {self.end:g} stays at {self.start:g} in {here.steps} steps."
+
 
 @dataclass(frozen=True)
 class Warmup:

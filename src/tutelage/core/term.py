@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,6 +122,12 @@ class Update:
             raise SettingError(
                 "Update.every", got=str(self.every), expected="a whole number >= 1", remedy="Use 1 for each step."
             )
+
+    def doubt(self, here: Any) -> str:
+        """An update that never runs."""
+        if self.every <= here.steps:
+            return ""
+        return f"what moves {', '.join(self.moves)} each {self.every} steps never runs in {here.steps}."
 
 
 @dataclass

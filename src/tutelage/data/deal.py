@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.doubts import Here
 from ..core.errors import SettingError
 from ..core.feedback import Chase
 from ..core.record import Record
@@ -48,6 +49,12 @@ class Dealt(Source, Memory):
                 remedy="Name a measured data set for each that is trained on, in the same order.",
             )
         self.reset()
+
+    def doubt(self, here: Here) -> str:
+        """Shares that nothing can change."""
+        if self.every < here.steps:
+            return ""
+        return f"shares that change each {self.every} steps stay those of the data in {here.steps}."
 
     def reset(self) -> None:
         """Nothing dealt."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.doubts import Here
 from ..core.errors import DataError, SettingError
 from ..core.record import Record
 from ..core.schedule import Memory, Progress, walk
@@ -125,6 +126,12 @@ class Gauged(Source, Memory):
                 "Gauged.every", got=str(self.every), expected="a whole number >= 1", remedy="Give the steps between."
             )
         self.reset()
+
+    def doubt(self, here: Here) -> str:
+        """A measurement that nothing follows."""
+        if self.every < here.steps:
+            return ""
+        return f"what is measured each {self.every} steps is measured at the first alone in {here.steps}."
 
     def reset(self) -> None:
         """Nothing measured yet."""

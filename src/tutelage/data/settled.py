@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 from typing import Any
 
+from ..core.doubts import Here
 from ..core.errors import SettingError
 from ..core.schedule import Memory, Progress
 
@@ -118,6 +119,24 @@ class Settled:
                 expected="window, runs and stride >= 1, exempt >= 0",
                 remedy="64, 4, 256 and 1 are usual.",
             )
+
+    def doubt(self, here: Here) -> str:
+        """Answers too short, or stages too short, for anything to be cut."""
+        if not self.lows.share:
+            return ""
+        need = max(self.window, self.exempt + 1) + (self.runs - 1) * self.stride
+        if here.max_tokens is not None and need > here.max_tokens:
+            return (
+                f"nothing is cut: {self.runs} windows of {self.window} tokens after {self.exempt} exempt ones need "
+                f"{need} tokens, and answers have {here.max_tokens} at most."
+            )
+        written = here.steps * here.batch_size * (here.group or 1)
+        if self.lows.steps >= here.steps or self.lows.least >= written:
+            return (
+                f"nothing is cut: the bound waits for {self.lows.steps} steps and {self.lows.least} answers, and there "
+                f"are {here.steps} steps with {written} answers."
+            )
+        return ""
 
     def __call__(self, values: Sequence[float]) -> int | None:
         """How many values to keep, or None where the answer has not settled."""

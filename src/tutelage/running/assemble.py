@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from ..core.catalog import build
 from ..core.describe import describe
+from ..core.doubts import doubts, here
 from ..core.errors import NeedError, SettingError, unknown
 from ..core.needs import TEXT, needs, stages
 from ..core.recipe import Change, Generate, Recipe, Train
@@ -212,6 +213,20 @@ def collate_for(stage: Train, settings: TrainSettings, workspace: Workspace) -> 
     tokenizers = {view: workspace.models[slot].tokenizer for view, slot in foreign_slots(stage).items()}
     own = tokenizer_of(workspace)
     return Collate(own, settings.max_length, stage.views, pack=settings.pack, foreign=tokenizers)
+
+
+def doubted(run: RunFile, recipe: Recipe, categories: int | None) -> Iterator[str]:
+    """What settings of the run's stages cannot do here.
+
+    Args:
+        run: The run.
+        recipe: Its recipe.
+        categories: The ids that the student's head scores; None where that is not known.
+    """
+    for stage in (s for s in stages(recipe.stages) if isinstance(s, Train)):
+        given = run.settings(stage.name)
+        at = here(stage, steps=given.steps, batch_size=given.batch_size, categories=categories)
+        yield from doubts(stage, at)
 
 
 def read_again(records: Iterable[Record], workspace: Workspace) -> list[Record]:

@@ -93,6 +93,8 @@ def plan(run: RunFile, *, timed: bool = True, machines: Machines | None = None) 
     configs = {slot: _config(run, slot) for slot, model in run.models.items() if model.load or model.shrink}
     if machines is not None:
         made.machines = _on_machines(run, recipe, configs, machines)
+    student = configs.get("student")
+    made.notes += assemble.doubted(run, recipe, student and student.get_text_config(decoder=True).vocab_size)
     tried = Trial()
     if timed:
         with tempfile.TemporaryDirectory(prefix="tutelage-plan-") as folder:

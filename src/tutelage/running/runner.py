@@ -26,6 +26,7 @@ from ..evaluation.metrics.collapse import CollapseWatch
 from ..evaluation.report import report
 from ..evaluation.systems import measure_systems
 from ..models.adapter import merged
+from ..models.causal import Causal
 from ..models.export import export
 from ..models.sample import Sampling
 from ..surgery import slot
@@ -37,7 +38,7 @@ from ..voices.says import Says
 from . import apart, assemble, bits, caching
 from .facts import card, first_difference, read_json, recipe_hash, same_run, versions
 from .runfile import RunFile
-from .watchers import Cuts, Rounds, Telling
+from .watchers import Cuts, Flat, Rounds, Telling
 from .work import engine_of
 
 GENERATE_BATCH = 32
@@ -86,6 +87,10 @@ class Runner:
         for text in apart.load(self.run, self.workspace, self.processes, lambda: self._load_models(recipe)):
             self.say(text)
         self._describe(recipe)
+        student = self.workspace.models.get("student")
+        categories = student.head.num_categories if isinstance(student, Causal) else None
+        for text in assemble.doubted(self.run, recipe, categories):
+            self.say(text)
         self._fits(recipe)
         self._measure("before")
         self._stages(recipe.stages, ())
@@ -178,7 +183,7 @@ class Runner:
             self.metrics,
             Telling(self.listener, self.say),
             look=self._look(),
-            watchers=(Cuts(collate, self.say), Rounds(CollapseWatch())),
+            watchers=(Cuts(collate, self.say), Rounds(CollapseWatch()), Flat()),
         )
         loop.run()
         weights = store.Checkpoint(settings.steps, loop.weights())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.record import Record
-from ..core.schedule import Progress
+from ..core.schedule import Memory, Progress
 from ..data.collate import Collate
 from ..evaluation.metrics.collapse import CollapseWatch, figures
 from ..training.log import Listener
@@ -48,6 +48,44 @@ class Cuts:
                 f"{len(records)} answers in the first batch."
             )
         return ()
+
+
+@dataclass(eq=False)
+class Flat(Memory):
+    """Says once that rewards have not differed in any group for some steps: then they teach nothing.
+
+    Args:
+        patience: Steps in a row.
+        follows: The tracked mean of groups whose rewards are all equal.
+    """
+
+    patience: int = 10
+    follows: str = "all alike"
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing seen."""
+        self._count = 0
+
+    def __call__(self, progress: Progress, records: Sequence[Record], means: Mapping[str, float]) -> Sequence[str]:
+        self._count = self._count + 1 if means.get(self.follows) == 1 else 0
+        if self._count != self.patience:
+            return ()
+        return (
+            f"Stage {progress.stage!r}: for {self.patience} steps the rewards of every group were all equal, so they "
+            "taught nothing. Look at the answers: the verifier may not find what they say, max_tokens may cut them, or "
+            "the problems are too hard or too easy; more rollouts a prompt differ sooner.",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps in a row."""
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._count = int(state["count"])
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.closed import Closed
 from ..core.context import Asks, Tile
+from ..core.doubts import Here
 from ..core.errors import SettingError
 from ..core.mapped import Divided
 from ..core.scores import Head, Held, Scores
@@ -63,6 +64,12 @@ class Top:
                 expected="'tail', 'renormalise' or 'drop'",
                 remedy="'tail' is exact about the remaining mass.",
             )
+
+    def doubt(self, here: Here) -> str:
+        """A choice that leaves nothing out."""
+        if here.categories is None or self.k < here.categories:
+            return ""
+        return f"Top(k={self.k}) keeps each of {here.categories} tokens: leave it out, which costs less."
 
     def __call__(self, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
         chooser = log_p if self.of == "teacher" else log_q

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.context import Asks
+from ..core.doubts import Here
 from ..core.errors import SettingError
 from ..core.signal import Couples, Signal
 
@@ -107,6 +108,10 @@ class GroupNorm(Signal):
     scaled: bool = True
     epsilon: float = 1e-4
     couples: ClassVar[Couples] = Couples.GROUP
+
+    def doubt(self, here: Here) -> str:
+        """Groups of one, among which nothing differs."""
+        return "" if here.group != 1 else "each prompt has one answer, so that what is compared in a group is 0."
 
     @property
     def over(self) -> str:

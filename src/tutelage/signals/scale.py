@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.context import Asks
+from ..core.doubts import Here
 from ..core.errors import SettingError
 from ..core.schedule import Memory, Progress
 from ..core.signal import Couples, Signal
@@ -108,6 +109,10 @@ class GroupSoftmax(Signal):
             raise SettingError(
                 "GroupSoftmax.temperature", got=str(self.temperature), expected="a number > 0", remedy="1 is usual."
             )
+
+    def doubt(self, here: Here) -> str:
+        """Groups of one, whose weights are 1."""
+        return "" if here.group != 1 else "each prompt has one answer, so that weights within a group are all 1."
 
     @property
     def over(self) -> str:

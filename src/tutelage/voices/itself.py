@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.batch import View
 from ..core.context import Context
+from ..core.doubts import Here
 from ..core.errors import SettingError, unknown
 from ..core.schedule import Memory, Progress
 from ..models.adapter import bare, has_adapter
@@ -84,6 +85,12 @@ class Ema:
                 remedy="The rate is the share of the live weights a step, e.g. 0.01; 0.99 would copy them.",
             )
         object.__setattr__(self, "shadow", Shadow(self.rate, self.every))
+
+    def doubt(self, here: Here) -> str:
+        """A teacher that never follows."""
+        if self.every <= here.steps:
+            return ""
+        return f"the teacher that follows {self.slot} each {self.every} steps stays as it starts in {here.steps}."
 
     def slots(self) -> frozenset[str]:
         """None: nothing that moves lies upstream of it."""

@@ -58,6 +58,16 @@ class Stretches:
                 remedy="Note a divergence or a log-probability.",
             )
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest answer."""
+        return self.most
+
+    @property
+    def times(self) -> int:
+        """Answers a prompt."""
+        return self.step.times
+
     def slots(self) -> frozenset[str]:
         """The model slots whose weights the rows depend on."""
         return self.step.slots() | self.look.slots()
