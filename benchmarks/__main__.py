@@ -13,8 +13,8 @@ from tutelage.core.errors import StoreError
 from .common import keep
 
 NAMES = (
-    "loss_core", "retained", "invariance", "bf16_gradient", "top_k_clamp", "step", "sampling", "rollouts", "on_policy",
-    "off_policy", "selection", "conformance", "curves", "cache", "cached_step", "plan",
+    "loss_core", "retained", "invariance", "bf16_gradient", "top_k_clamp", "step", "sampling", "joining", "rollouts",
+    "on_policy", "off_policy", "selection", "conformance", "curves", "cache", "cached_step", "plan",
 )  # fmt: skip
 
 

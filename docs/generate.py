@@ -14,7 +14,7 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tutelage.core.axes import AXES
 from tutelage.core.errors import StoreError
 from tutelage.core.recipe import docstring_sections
 from tutelage.core.survey import published
+from tutelage.core.uses import parts
 from tutelage.running.runfile import (
     DataSettings,
     EvaluateSettings,
@@ -209,7 +210,7 @@ def recipe_index(all_known: list[dict[str, Any]]) -> None:
         needed = ", ".join(f"`{n}`" for n in known["needs"].get("teacher", ())) or "nothing"
         families[known["family"]].append([_to(known["name"]), known["summary"], needed, linked(known["paper"])])
     axes = sorted({axis for known in all_known for axis in known["axes"]})
-    parts = sorted({part for known in all_known for part in known["uses"]})
+    names = sorted({part for known in all_known for part in known["uses"]})
     blocks = ["# Recipes", "A recipe is one short file: a function whose body is a composition of shared parts. "
               "`tutelage list` prints this list, `tutelage show NAME` one page of it."]  # fmt: skip
     for family, rows in sorted(families.items()):
@@ -227,10 +228,27 @@ def recipe_index(all_known: list[dict[str, Any]]) -> None:
         "## Recipes and parts",
         '<div class="cross" markdown>',
         table(["part", *(k["name"] for k in all_known)],
-              [[f"`{p}`", *("x" if p in k["uses"] else "" for k in all_known)] for p in parts]),
+              [[f"`{p}`", *("x" if p in k["uses"] else "" for k in all_known)] for p in names]),
         "</div>",
+        "## Parts of one recipe",
+        "Each is the mechanism by which a method differs from all others here, so none has a second recipe yet. It is "
+        "a part and not a line of the recipe because recipes hold no mathematics, and because other compositions can "
+        "take it: [Combine methods](../howto/combine.md).",
+        table(["part", "recipe", "what it is"], alone(all_known)),
     ]  # fmt: skip
     write("recipes/index.md", *blocks)
+
+
+def alone(all_known: list[dict[str, Any]]) -> list[list[str]]:
+    """Parts that a single recipe uses, with that recipe and the first line of their documentation."""
+    count = Counter(part for known in all_known for part in known["uses"])
+    rows = []
+    for known in all_known:
+        found = parts(catalog.build(known["name"]))
+        for name in known["uses"]:
+            if count[name] == 1 and name in found:
+                rows.append([f"`{name}`", _to(known["name"]), (inspect.getdoc(found[name]) or "").partition("\n")[0]])
+    return sorted(rows)
 
 
 def published_page() -> None:

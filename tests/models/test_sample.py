@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tutelage.core.errors import DataError, SettingError
 from tutelage.models import sample as module
@@ -120,6 +121,63 @@ def test_many_stops_leave_the_batch_and_the_output_alone(tiny_pair, monkeypatch)
         assert not set(one.ids[:-1]) & set(causal.stop_ids)
 
 
+def ending_often(causal: Causal) -> Causal:
+    """About one token in nine ends an answer, so rows end at many places."""
+    causal.inner.generation_config.eos_token_id = list(range(0, 262, 9))
+    return causal
+
+
+@pytest.mark.parametrize("places", [1, 2, 5, 8])
+def test_rows_that_wait_take_the_places_of_those_that_ended(tiny_pair, monkeypatch, places) -> None:
+    """The same answers as each alone, never more than so many at once, and in fewer passes than batch after batch."""
+    causal = ending_often(tiny_pair.teacher)
+    prompts = [[5, 6, *range(7, 8 + (5 * i) % 11)] for i in range(24)]
+    batches: list[int] = []
+    original = module._Reader.read
+
+    def counted(self, ids):
+        batches.append(len(ids))
+        original(self, ids)
+
+    monkeypatch.setattr(module._Reader, "read", counted)
+    found = sample(causal, prompts, Sampling(24), list(range(24)), places=places)
+    passes, widest = len(batches), max(batches)
+    batches.clear()
+    for first in range(0, 24, places):
+        some = slice(first, first + places)
+        sample(causal, prompts[some], Sampling(24), list(range(24))[some])
+    assert widest <= places and (passes < len(batches) if places > 1 else passes == len(batches))
+    monkeypatch.undo()
+    for row, one in enumerate(found):
+        alone = sample(causal, [prompts[row]], Sampling(24), [row])[0]
+        assert one.ids == alone.ids and one.stop == alone.stop
+        assert one.log_probs == pytest.approx(alone.log_probs, abs=1e-4)
+    assert {one.stop for one in found} == {"eos", "length"} or all(one.stop == "eos" for one in found)
+
+
+def test_several_writers_take_waiting_rows_as_well(tiny_pair, new_causal) -> None:
+    causal, other = ending_often(tiny_pair.teacher), new_causal("other", seed=9)
+    prompts = [[5, 6, 7 + i] for i in range(9)]
+    found = sample(causal, prompts, Sampling(12), list(range(9)), [(other, 0.4)], places=3)
+    for row, one in enumerate(found):
+        alone = sample(causal, [prompts[row]], Sampling(12), [row], [(other, 0.4)])[0]
+        assert one.ids == alone.ids and one.log_probs == pytest.approx(alone.log_probs, abs=1e-4)
+
+
+def test_a_row_that_ended_never_reads_beyond_the_context() -> None:
+    """Positions of this model are a table: one more than there are would be an error."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = GPT2Config(vocab_size=64, n_positions=20, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5, eos_token_id=[3, 4, 5], bos_token_id=1)
+        causal = Causal("gpt2", GPT2LMHeadModel(config).eval())
+    prompts = [[7 + i % 5] * (1 + i % 4) for i in range(40)]
+    found = sample(causal, prompts, Sampling(16), list(range(40)), places=9)
+    lengths = {len(one.ids) for one in found}
+    assert len(lengths) > 5 and max(lengths) == 16
+    for row in (0, 13, 39):
+        assert found[row].ids == sample(causal, [prompts[row]], Sampling(16), [row])[0].ids
+
+
 def test_stop_text(tiny_pair) -> None:
     causal = tiny_pair.teacher
     free = sample(causal, [PROMPTS[0]], Sampling(30), [5])[0]
@@ -157,9 +215,10 @@ def test_windowed_models_use_the_librarys_cache() -> None:
     )  # fmt: skip
     causal = Causal("gemma", Gemma2ForCausalLM(config).eval())
     assert not plain(causal.config)
-    found = sample(causal, PROMPTS, Sampling(12), [1, 2, 3, 4])
-    for prompt, seed, one in zip(PROMPTS, (1, 2, 3, 4), found, strict=True):
-        assert list(one.ids) == reference(causal, prompt, Sampling(12), seed)[0]
+    for places in (None, 3):
+        found = sample(causal, PROMPTS, Sampling(12), [1, 2, 3, 4], places=places)
+        for prompt, seed, one in zip(PROMPTS, (1, 2, 3, 4), found, strict=True):
+            assert list(one.ids) == reference(causal, prompt, Sampling(12), seed)[0]
 
 
 def test_frequencies_follow_the_distribution() -> None:

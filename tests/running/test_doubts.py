@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
 
 import tutelage
+from tutelage.core.errors import NeedError
 from tutelage.core.schedule import Progress
 from tutelage.running import runfile
 from tutelage.running.watchers import Flat
@@ -26,6 +30,16 @@ def test_a_choice_of_as_many_tokens_as_there_are(new_run):
         tutelage.plan(runfile.validate(new_run(recipe="aopd", args={"num_kept": k}, train={"steps": 2})), timed=False).notes for k in (10**6, 8)
     )
     assert any("Top(k=1000000) keeps each of" in n for n in wide) and not any("Top" in n for n in narrow)
+
+
+def test_micro_batches_of_a_term_that_relates_the_batch_are_refused_before_anything_loads(new_run):
+    table = new_run(recipe="trg", args={}, train={"steps": 2, "batch_size": 4, "micro_batch_size": 2})
+    for call in (lambda: tutelage.plan(runfile.validate(table), timed=False), lambda: tutelage.run(table)):
+        with pytest.raises(NeedError, match="2 micro-batches"):
+            call()
+    assert not list(Path(table["output"]).rglob("run.json")), "nothing was begun"
+    table["train"]["micro_batch_size"] = 4
+    assert tutelage.plan(runfile.validate(table), timed=False).stages
 
 
 def test_rewards_that_never_differ_are_said_once():

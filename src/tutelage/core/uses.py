@@ -18,6 +18,13 @@ def uses(recipe: Recipe) -> list[str]:
     return sorted(n for n in found if n and n not in WORDS)
 
 
+def parts(recipe: Recipe) -> dict[str, Any]:
+    """The classes and functions behind those names."""
+    found = {_name(part): part for _, part in walk(recipe)}
+    made = {n: p if inspect.isfunction(p) or inspect.isclass(p) else type(p) for n, p in found.items()}
+    return {name: made[name] for name in uses(recipe)}
+
+
 def _name(part: Any) -> str:
     home = getattr(part, "__module__", "") or ""
     if not home.startswith("tutelage."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -55,8 +56,25 @@ class Block(DynamicLayer):
     def take(self, index: Tensor) -> None:
         """Keep, repeat or reorder rows."""
         if self._buffers is not None:
-            self._buffers = (self._buffers[0].index_select(0, index), self._buffers[1].index_select(0, index))
-            self.num_rows, self.keys, self.values = int(index.shape[0]), None, None
+            self._hold(*(buffer.index_select(0, index) for buffer in self._buffers))
+
+    def move(self, places: Tensor) -> None:
+        """Give each row's positions another order, Int[B W] of those in use now; W are in use then."""
+        if self._buffers is not None:
+            width = places.shape[1]
+            index = places[:, None, :, None]
+            moved = (b.gather(2, index.expand(-1, b.shape[1], -1, b.shape[3])) for b in self._buffers)
+            self._hold(*(torch.nn.functional.pad(b, (0, 0, 0, STEP)) for b in moved))
+            self.filled = width
+
+    def join(self, other: Block) -> None:
+        """Add the rows of another block, which has as many positions in use and as much room."""
+        if self._buffers is not None and other._buffers is not None:
+            self._hold(*(torch.cat(pair) for pair in zip(self._buffers, other._buffers, strict=True)))
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        self._buffers = (keys, values)
+        self.num_rows, self.keys, self.values = int(keys.shape[0]), None, None
 
 
 class Grown(Cache):
@@ -75,6 +93,17 @@ class Grown(Cache):
         """Keep, repeat or reorder rows."""
         for block in self.blocks:
             block.take(index)
+
+    def move(self, places: Tensor) -> None:
+        """Give each row's positions another order: Int[B W]."""
+        for block in self.blocks:
+            block.rows = slice(None)
+            block.move(places)
+
+    def join(self, other: Grown) -> None:
+        """Add the rows of another cache with as many positions in use."""
+        for block, more in zip(self.blocks, other.blocks, strict=True):
+            block.join(more)
 
 
 def plain(config: Any) -> bool:

@@ -46,6 +46,30 @@ class Prefilled:
         hidden = out.last_hidden_state[:, -1]
         return replace(self, hidden=hidden, position=self.position + 1, filled=end)
 
+    @property
+    def longest(self) -> int:
+        """The most real tokens of a row."""
+        return int(self.position.max())
+
+    def joined(self, other: Prefilled, room: int) -> Prefilled:
+        """These rows and those of another batch, each pushed to the right, with room for more tokens.
+
+        Positions that no row uses any more go: the grid is as long as the longest row.
+        """
+        width = max(self.longest, other.longest)
+        for state in (self, other):
+            state.cache.move(state._right(width))
+        self.cache.join(other.cache)
+        hidden, position = (torch.cat(pair) for pair in ((self.hidden, other.hidden), (self.position, other.position)))
+        places = torch.arange(width, device=position.device)
+        mask = (places[None] >= width - position[:, None]).long()
+        return Prefilled(self.cache, hidden, _longer(mask, room), position, width)
+
+    def _right(self, width: int) -> Tensor:
+        """For each of ``width`` places, where in the grid its token lies now; padding, which is unseen, comes first."""
+        order = self.mask[:, : self.filled].argsort(dim=1, stable=True)[:, -width:]
+        return torch.nn.functional.pad(order, (width - order.shape[1], 0))
+
 
 def prefill(causal: Causal, prompts: Sequence[Sequence[int]], room: int) -> Prefilled:
     """Read all prompts, equal ones once, and leave room for ``room`` tokens."""

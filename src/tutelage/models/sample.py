@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import DataError, ModelError, SettingError
 from ..core.scores import Head
-from .cache import take_rows
+from .cache import plain, take_rows
 from .causal import Causal, resting
 from .draw import Sampling, draw
 from .few import reading_weights_once
@@ -54,11 +54,12 @@ def sample(
     settings: Sampling,
     seeds: Sequence[int],
     others: Sequence[tuple[Causal, float]] = (),
+    places: int | None = None,
 ) -> list[Sample]:
-    """Continue each prompt, all in one batch; a row's randomness depends on its seed alone.
+    """Continue each prompt; a row's randomness depends on its seed alone.
 
     Equal prompts and a beginning that all share are read once. Rows that ended leave the batch when they are a quarter
-    of it.
+    of it, and those that wait take their places.
 
     Args:
         causal: The model; dropout is off while it writes.
@@ -67,6 +68,8 @@ def sample(
         seeds: One a prompt. Each token uses up one uniform number of the row's generator.
         others: Models that write along, each with its share: every token is drawn from the average of all
             distributions, in which the first model has what they leave of 1. Log-probabilities are the average's.
+        places: Rows written at once; all by default. A model with attention windows or recurrent states, whose rows
+            cannot join others, writes one batch after another.
 
     Raises:
         DataError: A prompt is empty, or longer than the context with what is to be written.
@@ -84,30 +87,48 @@ def sample(
     engine = getattr(causal, "engine", None)
     if engine is not None and not others:
         return engine.write(causal, prompts, settings, seeds)
+    models = (causal, *(model for model, _ in others))
+    places = min(places or len(prompts), len(prompts))
+    together = len(prompts) if all(plain(model.config) for model in models) else places
     with torch.no_grad(), ExitStack() as stack:
-        for each in (causal, *(model for model, _ in others)):
+        for each in models:
             stack.enter_context(resting(each.model))
             stack.enter_context(reading_weights_once(each.model))
-        return _Writer(causal, prompts, settings, seeds, others).run()
+        out: list[Sample] = []
+        for first in range(0, len(prompts), together):
+            some = slice(first, first + together)
+            out += _Writer(causal, prompts[some], settings, seeds[some], others, places).run()
+        return out
 
 
 class _Reader:
     """A model that has read the rows so far, with its share of the distribution."""
 
-    def __init__(self, causal: Causal, prompts: Sequence[Sequence[int]], room: int, share: float) -> None:
-        self.causal, self.share = causal, share
+    def __init__(self, causal: Causal, room: int, share: float) -> None:
+        self.causal, self.room, self.share = causal, room, share
         self.head = _float_head(causal.head)
-        self.state: Prefilled = prefill(causal, prompts, room)
+        self.state: Prefilled | None = None
 
     def logits(self) -> Tensor:
+        assert self.state is not None
         return self.head.squash(self.head.raw(self.state.hidden))
 
     def read(self, ids: Tensor) -> None:
+        assert self.state is not None
         self.state = self.state.step(self.causal, ids)
 
+    def admit(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Read the prompts of rows that join."""
+        new = prefill(self.causal, prompts, self.room)
+        self.state = new if self.state is None else self.state.joined(new, self.room)
+
     def keep(self, index: Tensor) -> None:
-        take_rows(self.state.cache, index)
-        self.state = replace(self.state, mask=self.state.mask[index], position=self.state.position[index])
+        if not len(index):
+            self.state = None
+        elif self.state is not None:
+            take_rows(self.state.cache, index)
+            mask, position = self.state.mask[index], self.state.position[index]
+            self.state = replace(self.state, mask=mask, position=position)
 
 
 def _average(readers: Sequence[_Reader]) -> Tensor:
@@ -118,7 +139,7 @@ def _average(readers: Sequence[_Reader]) -> Tensor:
 
 
 class _Writer:
-    """The rows being written: what each holds, and which of them are still in the batch."""
+    """The rows being written: what each holds, which of them are in the batch, and which wait."""
 
     def __init__(
         self,
@@ -126,32 +147,52 @@ class _Writer:
         prompts: Sequence[Sequence[int]],
         settings: Sampling,
         seeds: Sequence[int],
-        others: Sequence[tuple[Causal, float]] = (),
+        others: Sequence[tuple[Causal, float]],
+        places: int,
     ) -> None:
-        self.causal, self.settings = causal, settings
+        self.causal, self.prompts, self.settings, self.places = causal, prompts, settings, places
         self.stops = frozenset(causal.stop_ids)
         self.uniform = torch.stack([_uniform(seed, settings.max_tokens) for seed in seeds]).to(causal.device)
         self.ids: list[list[int]] = [[] for _ in prompts]
         self.log_probs: list[list[float]] = [[] for _ in prompts]
         self.drawn: list[list[float]] = [[] for _ in prompts]
         self.reasons = ["" for _ in prompts]
-        self.rows = list(range(len(prompts)))  # the row that each place of the batch writes
+        self.rows: list[int] = []  # the row that each place of the batch writes
+        self.began: list[int] = []  # by row that has joined, the step at which it did; the others wait
+        self.step = 0
         own = 1 - sum(share for _, share in others)
         shares = [(causal, own)] * (own > 0) + list(others)
-        self.readers = [_Reader(model, prompts, settings.max_tokens, share) for model, share in shares]
+        self.readers = [_Reader(model, settings.max_tokens, share) for model, share in shares]
 
     def run(self) -> list[Sample]:
-        for step in range(self.settings.max_tokens):
+        self._admit()
+        while self.rows:
             index = torch.tensor(self.rows, device=self.causal.device)
-            picked = draw(_average(self.readers), self.uniform[index, step], self.settings)
+            step = torch.tensor([len(self.ids[row]) for row in self.rows], device=self.causal.device)
+            # a row that ended stays a while: what it draws is dropped
+            at = self.uniform[index, step.clamp_max(self.settings.max_tokens - 1)]
+            picked = draw(_average(self.readers), at, self.settings)
             self._note(picked.ids.tolist(), picked.log_probs.tolist(), picked.drawn.tolist())
             ids = self._compact(picked.ids)
-            if not self.rows or step + 1 == self.settings.max_tokens:
-                break
-            for reader in self.readers:
-                reader.read(ids)
+            if self.rows:
+                for reader in self.readers:
+                    reader.read(ids)
+            self.step += 1
+            self._admit()
         fields = zip(self.ids, self.log_probs, self.drawn, self.reasons, strict=True)
-        return [Sample(tuple(i), tuple(p), tuple(d), why or "length") for i, p, d, why in fields]
+        return [Sample(tuple(i), tuple(p), tuple(d), why) for i, p, d, why in fields]
+
+    def _admit(self) -> None:
+        """Rows that wait take free places, a quarter of all at a time: each time the others are moved."""
+        started = len(self.began)
+        free, waiting = self.places - len(self.rows), len(self.prompts) - started
+        if not waiting or (self.rows and free < max(1, self.places / 4)):
+            return
+        new = range(started, started + min(free, waiting))
+        for reader in self.readers:
+            reader.admit([self.prompts[row] for row in new])
+        self.rows += new
+        self.began += [self.step] * len(new)
 
     def _note(self, ids: list[int], log_probs: list[float], drawn: list[float]) -> None:
         for place, row in enumerate(self.rows):
@@ -164,6 +205,8 @@ class _Writer:
                 self.reasons[row] = "eos"
             elif self.settings.stop and self._completes(self.ids[row]):
                 self.reasons[row] = "stop"
+            elif len(self.ids[row]) == self.settings.max_tokens:
+                self.reasons[row] = "length"
 
     def _completes(self, ids: list[int]) -> bool:
         # a token is at least a byte: what it completes lies in the last tokens; a few more guard cut characters
@@ -173,12 +216,13 @@ class _Writer:
 
     def _compact(self, ids: Tensor) -> Tensor:
         alive = [place for place, row in enumerate(self.rows) if not self.reasons[row]]
-        if len(alive) == len(self.rows) or (alive and len(self.rows) - len(alive) < len(self.rows) / 4):
+        ended = len(self.rows) - len(alive)
+        # one that ended must not read on beyond the context that it was checked for
+        last = self.step - min((self.began[row] for row in self.rows if self.reasons[row]), default=self.step)
+        if not ended or (alive and ended < len(self.rows) / 4 and last + 1 < self.settings.max_tokens):
             return ids
         self.rows = [self.rows[place] for place in alive]
-        if not alive:
-            return ids
-        index = torch.tensor(alive, device=ids.device)
+        index = torch.tensor(alive, dtype=torch.long, device=ids.device)
         for reader in self.readers:
             reader.keep(index)
         return ids[index]

@@ -35,6 +35,7 @@ from ..models.load import load
 from ..models.quantise import quantised
 from ..surgery.shrink import Shrink
 from ..training.settings import TrainSettings
+from ..training.step import Plan
 from ..voices.align import foreign_slots
 from ..voices.cached import Stored
 from . import apart, caching, far, rollouts
@@ -84,7 +85,17 @@ def recipe_of(run: RunFile) -> Recipe:
     apart.check_split(run, recipe)
     engine_of(run)
     _check_slots(run, recipe)
+    _check_splits(run, recipe)
     return recipe
+
+
+def _check_splits(run: RunFile, recipe: Recipe) -> None:
+    """Refuse micro-batches for terms that relate units of the whole batch, before anything is loaded."""
+    for stage in (s for s in stages(recipe.stages) if isinstance(s, Train)):
+        given = run.settings(stage.name)
+        rows = given.batch_size * (here(stage, steps=given.steps, batch_size=given.batch_size).group or 1)
+        for update in stage.updates:
+            Plan.of(update, {}).refuse_split(-(-rows // (given.micro_batch_size or rows)))
 
 
 def _check_slots(run: RunFile, recipe: Recipe) -> None:

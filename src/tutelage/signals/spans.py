@@ -18,8 +18,9 @@ from ..core.scores import Dense, Scores, Wrapped
 from ..core.signal import Couples, Read, Signal, Still
 from ..voices.align.vocabulary import Common, paired
 from .chunks import RunSum
-from .parts import PartFirst, PartSum, first_of, home_of
+from .parts import PartFirst, PartMean, PartSum, Within, first_of, home_of
 from .readouts import LogMass, LogProb
+from .scale import Floor
 
 
 @dataclass(frozen=True)
@@ -166,37 +167,11 @@ def odds(read: Read, other: str, into: str, *, raw: bool, starts: Signal | None 
     shared = Read(read.who, read.what, (*read.through, Common(read.who, other, rest=False)), read.over)
     among, whole, token = LogMass(shared, raw), LogMass(read, raw), LogProb(read)
     score = token + whole if raw else token
-    total, number = PartSum(score, into), PartSum(Ones(read.over), into)
+    span: Signal = PartMean(score, into)
     if starts is not None:
-        total, number = RunSum(total, starts), RunSum(number, starts)
-    return PartFirst(among if raw else among - whole, into) - Quotient(total, number)
-
-
-@dataclass(frozen=True)
-class Ones(Signal):
-    """1 for every unit of a list."""
-
-    unit: str
-
-    @property
-    def over(self) -> str:
-        return self.unit
-
-    def __call__(self, ctx: Asks) -> Tensor:
-        units = ctx.batch.units[self.unit]
-        return torch.ones(len(units), device=units.row.device)
-
-
-@dataclass(frozen=True)
-class Quotient(Signal):
-    """``of / by``, 0 where ``by`` is 0."""
-
-    of: Signal
-    by: Signal
-
-    def __call__(self, ctx: Asks) -> Tensor:
-        by = ctx(self.by)
-        return torch.where(by == 0, torch.zeros_like(by), ctx(self.of) / by.masked_fill(by == 0, 1))
+        total, number = (RunSum(PartSum(s, into), starts) for s in (score, Within(into, read.over)))
+        span = total * Floor(number, 1.0) ** -1.0
+    return PartFirst(among if raw else among - whole, into) - span
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from ...core.errors import DataError, SettingError
 from ...core.record import Piece, Record
 from ...core.seeds import derive
 from ...core.workspace import Workspace
-from ...models.sample import Sample, Sampling, sample
+from ...models.sample import Elsewhere, Sample, Sampling, sample
 from ..render import prompt_ids
+
+WINDOW = 8  # batches' worth of answers that one call may write
 
 
 class Writer(Protocol):
@@ -90,8 +92,14 @@ class Ask:
     def __call__(self, records: Iterator[Record], ws: Workspace) -> Iterator[Record]:
         """The answered records, in order."""
         requests = self._requests(records)
-        while batch := list(islice(requests, self.batch_size)):
+        while batch := list(islice(requests, self._window(ws))):
             yield from self._answer(batch, ws)
+
+    def _window(self, ws: Workspace) -> int:
+        """Answers asked for at once: more than are written at once where those that wait take the places of ended."""
+        model = ws.models[self.writers[0]]
+        here = isinstance(self.who, str) and not isinstance(model, Elsewhere) and getattr(model, "engine", None) is None
+        return self.batch_size * (WINDOW if here else 1)
 
     def _requests(self, records: Iterable[Record]) -> Iterator[tuple[Record, int]]:
         for record in records:
@@ -104,7 +112,7 @@ class Ask:
         seeds = [derive(ws.seed, *ws.path, record.id, k) for record, k in batch]
         start = perf_counter()
         if isinstance(self.who, str):
-            samples = sample(model, prompts, self.settings(), seeds)
+            samples = sample(model, prompts, self.settings(), seeds, places=self.batch_size)
         else:
             samples = self.who.sample(ws, prompts, self.settings(), seeds)
         ws.ledger.add(
