@@ -52,6 +52,7 @@ ENTRIES: Mapping[str, Entry] = {
     "distilling_step_by_step": Entry({"labels": "data", "rationales": "data", "cue": r"\n"}),
     "ernie_tiny": Entry({"tuned": "teacher", "layers": 2, "attention": "average", "level": True}),
     "nca_context_removability": Entry(refused=TOLD),
+    "nd_loss": Entry({"project": True}),
     "opsd": Entry(refused=TOLD),
     "pi_distill": Entry(refused=TOLD),
     "provenance_tracing": Entry({"trace": False, "verifier": ""}),

@@ -28,7 +28,7 @@ from tutelage.data.spans import align
 from tutelage.models.load import load
 from tutelage.models.spelling import spelling
 from tutelage.signals.readouts import Entropy, LogMass
-from tutelage.signals.spans import Elsewhere, Led, Single
+from tutelage.signals.spans import Indexed, Led, Single
 from tutelage.voices.align import common
 
 HERE = Path(__file__)
@@ -300,7 +300,7 @@ def test_scores_elsewhere_are_those_of_the_units_they_name(spelled, aligned_worl
     ctx = aligned_world(spelled, stage(), rows=WORDS)[2]
     of = ctx.field(Read("teacher", over="teacher"))
     index = torch.tensor([2, 0, 0, 1])
-    moved = Elsewhere(of, index)
+    moved = Indexed(of, index)
     assert len(moved) == 4 and not moved.leaves() and moved.swept and moved.num_categories == of.num_categories
     whole = of.at(slice(None)).detach()
     assert torch.allclose(moved.at(slice(1, 4)).detach(), whole[index[1:]]) and torch.allclose(moved.held(torch.tensor([3])).at(slice(None)).detach(), whole[[1]])

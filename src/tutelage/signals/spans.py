@@ -45,11 +45,11 @@ class Led:
             return Dense(torch.zeros(len(home), value.num_categories, device=home.device).log_softmax(-1))
         first = first_of(ctx.batch, self.of, self.into)
         index = torch.cat([first, first.new_zeros(1)])[home]  # -1, no chunk, takes the last
-        return Elsewhere(value, index.clamp_max(len(value) - 1))
+        return Indexed(value, index.clamp_max(len(value) - 1))
 
 
 @dataclass(frozen=True, eq=False)
-class Elsewhere(Wrapped):
+class Indexed(Wrapped):
     """Scores of units named by an index, asked for a chunk at a time; no gradient goes back through them.
 
     Args:
@@ -73,7 +73,7 @@ class Elsewhere(Wrapped):
         return self.of.swept or bool(self.of.leaves())
 
     def over(self, below: Any) -> Scores:
-        return Elsewhere(below[0], self.index)
+        return Indexed(below[0], self.index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -99,7 +99,7 @@ class Single(Signal):
         into: The chunks.
         mine: The model slot of one side.
         theirs: That of the other.
-        over: The unit lists of the two.
+        units: The unit lists of the two.
     """
 
     into: str
