@@ -11,9 +11,9 @@ def test_prompts_are_asked_without_padding(kit, ws, tokenizer, monkeypatch):
     asked = []
     sample = module.sample
 
-    def spy(causal, prompts, settings, seeds):
+    def spy(causal, prompts, settings, seeds, **more):
         asked.extend(map(list, prompts))
-        return sample(causal, prompts, settings, seeds)
+        return sample(causal, prompts, settings, seeds, **more)
 
     monkeypatch.setattr(module, "sample", spy)
     together = list(module.Ask(max_tokens=4)(iter(records), ws))

@@ -92,7 +92,7 @@ def test_the_teacher_reads_demonstrations_and_the_student_does_not(world, monkey
     """The teacher's answer is parsed; a row's own solution is never among its demonstrations."""
     said = []
 
-    def write(model, prompts, settings, seeds):
+    def write(model, prompts, settings, seeds, places=None):
         from tutelage.models.sample import Sample
 
         said.extend(model.tokenizer.decode(p) for p in prompts)

@@ -57,7 +57,7 @@ def test_one_answer_a_question_is_trained_on_and_it_is_the_one_with_most_teacher
         rule = lambda before, token, word=word: 0.9 if word in (before + token).rpartition(".")[2] else 0.2
         ws.models[slot] = KIT["Told"](tokenizer, rule)
 
-    def write(model, prompts, settings, seeds):
+    def write(model, prompts, settings, seeds, places=None):
         texts = [tokenizer(next(said))["input_ids"] for _ in prompts]
         return [Sample(tuple(ids), (0.0,) * len(ids), (0.0,) * len(ids), "length") for ids in texts]
 

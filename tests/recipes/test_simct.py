@@ -149,6 +149,12 @@ def test_1_one_tokenizer_is_full_vocabulary_reverse_kl(step, spans):
     same(step(one), step(other))
 
 
+@limit("simct", "spans=none on text of single tokens: spans=minimal.")
+def test_without_spans_nothing_is_lost_where_there_are_none(step):
+    (one,), (other,) = trains("simct", spans="none"), trains("simct", spans="minimal")
+    same(step(one), step(other))
+
+
 def test_1_one_tokenizer_has_no_span(pair, aligned_world):
     models = {"teacher": pair["teacher"], "student": KIT["causal"]("student", KIT["bpe_tokenizer"](), seed=5)}
     _, _, ctx = aligned_world(models, stage())
