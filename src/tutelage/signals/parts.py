@@ -15,10 +15,8 @@ from ..core.signal import Couples, Signal
 
 
 @dataclass(frozen=True)
-class PartSum(Signal):
-    """The sum of a signal over the units that each coarser unit is made of: Float[chunks].
-
-    Of log-probabilities of tokens it is the log-likelihood of the chunk.
+class Gathered(Signal):
+    """One value for each coarser unit, of those of the finer units that it is made of; a subclass says which.
 
     Args:
         of: A signal over the finer units.
@@ -32,6 +30,18 @@ class PartSum(Signal):
     @property
     def over(self) -> str:
         return self.into
+
+
+@dataclass(frozen=True)
+class PartSum(Gathered):
+    """The sum of a signal over the units that each coarser unit is made of: Float[chunks].
+
+    Of log-probabilities of tokens it is the log-likelihood of the chunk.
+
+    Args:
+        of: A signal over the finer units.
+        into: The coarser unit list.
+    """
 
     def __call__(self, ctx: Asks) -> Tensor:
         home = home_of(ctx.batch.units[self.of.over], self.of.over, self.into)
@@ -42,21 +52,13 @@ class PartSum(Signal):
 
 
 @dataclass(frozen=True)
-class PartMean(Signal):
+class PartMean(Gathered):
     """The mean of a signal over the units that each coarser unit is made of, 0 for one without any: Float[parts].
 
     Args:
         of: A signal over the finer units.
         into: The coarser unit list.
     """
-
-    of: Signal
-    into: str
-    couples: ClassVar[Couples] = Couples.ROW
-
-    @property
-    def over(self) -> str:
-        return self.into
 
     def __call__(self, ctx: Asks) -> Tensor:
         sums, home = PartSum(self.of, self.into)(ctx), home_of(ctx.batch.units[self.of.over], self.of.over, self.into)
@@ -65,21 +67,13 @@ class PartMean(Signal):
 
 
 @dataclass(frozen=True)
-class PartFirst(Signal):
+class PartFirst(Gathered):
     """The value at the first of the units that each coarser unit is made of, 0 for one without any: Float[parts].
 
     Args:
         of: A signal over the finer units.
         into: The coarser unit list.
     """
-
-    of: Signal
-    into: str
-    couples: ClassVar[Couples] = Couples.ROW
-
-    @property
-    def over(self) -> str:
-        return self.into
 
     def __call__(self, ctx: Asks) -> Tensor:
         first = first_of(ctx.batch, self.of.over, self.into)
