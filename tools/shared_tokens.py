@@ -35,9 +35,8 @@ def main() -> None:
             len(a) == len(b) == 1 and (a[0], b[0]) in shared for a, b in (held[h] for h in range(len(found.places)))
         )
         single, spans, tokens = single + alone, spans + len(found.places), tokens + len(ids[0])
-    print(
-        f"{ROWS} answers: {single / spans:.1%} of spans, {single / tokens:.1%} of SmolLM2's tokens are one token to both"
-    )
+    told = f"{single / spans:.1%} of spans, {single / tokens:.1%} of SmolLM2's tokens"
+    print(f"{ROWS} answers: {told} are one token to both")
 
 
 if __name__ == "__main__":
